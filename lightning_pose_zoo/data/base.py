@@ -1,0 +1,182 @@
+"""``PoseDataModule``: what all data modules share.
+
+A data set's own module says where its annotations are (``table`` or ``dataset``) and by which protocol it is scored
+(``metrics``). Loaders, sampling without duplicates, crops and prediction on pictures are here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_pose_zoo.data.augmentation import CropAugmentation
+from lightning_pose_zoo.data.crops import CropDataset, CropSettings
+from lightning_pose_zoo.data.sampling import PoseSampler
+from lightning_pose_zoo.errors import DatasetError
+from lightning_pose_zoo.geometry import CropConvention
+from lightning_pose_zoo.metrics.rows import PoseMetric
+from lightning_pose_zoo.skeletons import Skeleton
+from lightning_pose_zoo.structures import PoseBatch
+
+__all__ = ["PoseDataModule", "Split"]
+
+Split = Literal["train", "val", "test"]
+
+
+def _one_thread(_: int) -> None:
+    """Keep a worker to one core; workers are many, and threads of theirs would fight the trainer's."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def _as_batch(batch: PoseBatch) -> PoseBatch:
+    """Collate nothing: ``CropDataset.__getitems__`` hands over whole batches."""
+    return batch
+
+
+class PoseDataModule(L.LightningDataModule, ABC):
+    """Base of all data modules.
+
+    Args:
+        image_size: Height and width of a crop in pixels.
+        batch_size: Persons per batch and process.
+        num_workers: Worker processes per loader.
+        padding: Factor on a person's box before it is cut out (1.25 in the HRNet repository).
+        crop_convention: How box and crop relate: ``center``, ``msra`` or ``udp``; see ``geometry.CropConvention``.
+        augmentation: How training crops are varied; None for no variation.
+        predict_images: A picture or a folder of pictures to predict on; without it ``predict`` takes the test split.
+        predict_boxes: A COCO file (annotations or detections) with the persons' boxes in ``predict_images``; without it
+            every picture is taken as one person's.
+        seed: Of the order and the augmentation.
+    """
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        batch_size: int,
+        num_workers: int,
+        padding: float,
+        crop_convention: CropConvention,
+        augmentation: CropAugmentation | None,
+        predict_images: str | None,
+        predict_boxes: str | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if len(image_size) != 2 or min(image_size) < 1:
+            raise DatasetError(f"image_size is {tuple(image_size)}; give height and width in pixels, as in [256, 192].")
+        self.settings = CropSettings((int(image_size[0]), int(image_size[1])), padding, crop_convention)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augmentation = augmentation
+        self.predict_images = predict_images
+        self.predict_boxes = predict_boxes
+        self.seed = seed
+        self.datasets: dict[str, CropDataset] = {}
+
+    @property
+    @abstractmethod
+    def skeleton(self) -> Skeleton:
+        """What the keypoints are; known before ``setup``."""
+
+    @property
+    def skeleton_definition(self) -> dict[str, Any]:
+        """The skeleton as lists, strings and numbers, for the link from data to model."""
+        return self.skeleton.to_dict()
+
+    @abstractmethod
+    def dataset(self, split: Split) -> CropDataset:
+        """Build the data set of one split, checked as far as it can be without decoding every picture.
+
+        Raises:
+            DatasetError: Where annotations or pictures are missing or wrong.
+        """
+
+    @abstractmethod
+    def metrics(self) -> Sequence[PoseMetric]:
+        """Return fresh metrics of the data set's own protocol."""
+
+    def image_path(self, image_id: int) -> Path:
+        """Return the file of a picture of the prediction set by its id.
+
+        Raises:
+            DatasetError: Where the pictures have no files.
+        """
+        from lightning_pose_zoo.data.crops import TableCrops
+
+        dataset = self.datasets.get("predict")
+        if not isinstance(dataset, TableCrops):
+            raise DatasetError(f"the pictures of {type(self).__name__} have no files.")
+        rows = (dataset.table.image_ids == image_id).nonzero()[0]
+        if not len(rows):
+            raise DatasetError(f"no picture has the id {image_id}.")
+        return dataset.table.path(int(rows[0]))
+
+    def setup(self, stage: str) -> None:
+        """Build the data sets that a stage needs, and refuse empty ones.
+
+        Raises:
+            DatasetError: Where annotations or pictures are missing or wrong.
+        """
+        splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for split in splits.get(stage, ()):
+            self._add(split, split)
+        if stage == "predict":
+            self._add("predict", "test")
+
+    def _add(self, name: str, split: Split) -> None:
+        if name in self.datasets:
+            return
+        if name == "predict" and self.predict_images is not None:
+            from lightning_pose_zoo.data.pictures import picture_crops
+
+            dataset: CropDataset = picture_crops(
+                Path(self.predict_images), self.predict_boxes, self.skeleton, self.settings
+            )
+        else:
+            dataset = self.dataset(split)
+        if not len(dataset):
+            raise DatasetError(f"{type(self).__name__}: the {name} set is empty; nobody in it can be used.")
+        self.datasets[name] = dataset
+
+    def _loader(self, name: str, train: bool = False) -> DataLoader[PoseBatch]:
+        dataset = self.datasets[name]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = PoseSampler(dataset, shuffle=train, pad=train, seed=self.seed, rank=rank, world_size=world_size)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            # A last batch of one person would break batch normalisation.
+            drop_last=train and len(sampler) >= self.batch_size,
+            collate_fn=_as_batch,
+            worker_init_fn=_one_thread,
+            persistent_workers=train and self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator: otherwise a loader draws from the global one and so changes the model's random numbers.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def train_dataloader(self) -> DataLoader[PoseBatch]:
+        """Return shuffled, varied crops."""
+        return self._loader("train", train=True)
+
+    def val_dataloader(self) -> DataLoader[PoseBatch]:
+        """Return each person of the validation set once."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[PoseBatch]:
+        """Return each person of the test set once."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[PoseBatch]:
+        """Return each person of the prediction set once."""
+        return self._loader("predict")

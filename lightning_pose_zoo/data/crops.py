@@ -1,0 +1,208 @@
+"""Top-down samples: one person's crop, warped once from the original picture, still uint8.
+
+A data set says only where its persons come from (``load``); cutting, varying and batching are here, for all of them.
+Normalisation and targets are left to the device, where they cost next to nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from lightning_pose_zoo import geometry
+from lightning_pose_zoo.data.augmentation import CropAugmentation
+from lightning_pose_zoo.data.sampling import SampleKey, sample_rng
+from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.skeletons import Skeleton
+from lightning_pose_zoo.structures import PoseBatch
+
+__all__ = ["CropDataset", "CropSettings", "Person", "TableCrops"]
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How boxes become crops.
+
+    Attributes:
+        size: Height and width of the crop in pixels.
+        padding: Factor on the box after it was brought to the crop's aspect.
+        convention: How box and crop relate, see ``geometry.CropConvention``.
+    """
+
+    size: tuple[int, int]
+    padding: float = 1.25
+    convention: geometry.CropConvention = "center"
+
+
+@dataclass
+class Person:
+    """One person in its picture, before it is cut out; pixels of the original picture.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        keypoints: (K, 2) float32.
+        visibility: (K,) uint8.
+        box: (4,) float32, x0, y0, x1, y1.
+        area: Square pixels.
+        head_size: Pixels, NaN where unknown.
+        image_id: The data set's id of the picture.
+        person_id: The data set's id of the person.
+        box_score: The detector's confidence in the box; NaN where the box is the truth.
+    """
+
+    image: npt.NDArray[np.uint8]
+    keypoints: npt.NDArray[np.float32]
+    visibility: npt.NDArray[np.uint8]
+    box: npt.NDArray[np.float32]
+    area: float
+    head_size: float
+    image_id: int
+    person_id: int
+    box_score: float = float("nan")
+
+
+class CropDataset(Dataset[PoseBatch], ABC):
+    """A data set of persons, each cut out of its picture.
+
+    Args:
+        skeleton: What the keypoints are.
+        settings: How boxes become crops.
+        augmentation: How crops are varied; None for evaluation.
+        seed: Of the augmentation; sample ``index`` of epoch ``epoch`` depends on (seed, epoch, index) only.
+    """
+
+    def __init__(
+        self, skeleton: Skeleton, settings: CropSettings, augmentation: CropAugmentation | None = None, seed: int = 0
+    ) -> None:
+        self.skeleton = skeleton
+        self.settings = settings
+        self.augmentation = augmentation
+        self.seed = seed
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of persons."""
+
+    @abstractmethod
+    def load(self, key: SampleKey) -> Person:
+        """Return one person in its picture."""
+
+    def __getitem__(self, key: SampleKey | int) -> PoseBatch:
+        """Return the batch that holds one sample alone."""
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[SampleKey | int]) -> PoseBatch:
+        """Return one batch; the DataLoader calls this with all its samples at once.
+
+        Every crop is warped straight into its place in the batch, (B, 3, H, W) uint8 in channels-last order.
+        """
+        height, width = self.settings.size
+        images = np.empty((len(keys), height, width, 3), dtype=np.uint8)
+        columns: dict[str, list[npt.NDArray[np.generic] | float | int]] = {}
+        for slot, key in enumerate(keys):
+            sample = key if isinstance(key, SampleKey) else SampleKey(0, key)
+            for name, value in self._crop(self.load(sample), sample, images[slot]).items():
+                columns.setdefault(name, []).append(value)
+        batch: dict[str, torch.Tensor] = {"image": torch.from_numpy(images).permute(0, 3, 1, 2)}
+        for name, values in columns.items():
+            dtype = np.uint8 if name == "visibility" else np.int64 if name.endswith("_id") else np.float32
+            batch[name] = torch.from_numpy(np.asarray(values, dtype=dtype))
+        if torch.isnan(batch["box_score"]).all():
+            del batch["box_score"]
+        return cast("PoseBatch", batch)
+
+    def _crop(
+        self, person: Person, key: SampleKey, slot: npt.NDArray[np.uint8]
+    ) -> dict[str, npt.NDArray[np.generic] | float | int]:
+        """Cut one person out into ``slot`` (H, W, 3) and return the rest of its sample."""
+        height, width = self.settings.size
+        center, size = geometry.box_center_size(person.box.astype(np.float64))
+        size = geometry.fit_aspect(size, width / height, self.settings.padding)
+        angle, flip = 0.0, False
+        rng = sample_rng(self.seed, key) if self.augmentation else None
+        if self.augmentation and rng is not None:
+            center, size, angle, flip = self.augmentation.vary(
+                center, size, person.keypoints, person.visibility, self.skeleton, rng
+            )
+        matrix = geometry.crop_affine(center, size, self.settings.size, angle, flip, self.settings.convention)
+        cv2.warpAffine(person.image, matrix, (width, height), dst=slot, flags=cv2.INTER_LINEAR)
+        if self.augmentation and rng is not None:
+            slot[:] = self.augmentation.recolor(slot, rng)
+        keypoints = geometry.apply_affine(person.keypoints.astype(np.float64), matrix)
+        visibility = person.visibility
+        if flip:
+            keypoints, visibility = keypoints[self.skeleton.flip_permutation], visibility[self.skeleton.flip_permutation]
+        sample: dict[str, npt.NDArray[np.generic] | float | int] = {
+            "keypoints": np.where((visibility > 0)[:, None], keypoints, 0),
+            "visibility": visibility,
+            "box": _warped_box(person.box, matrix),
+            "area": person.area,
+            "head_size": person.head_size,
+            "image_id": person.image_id,
+            "person_id": person.person_id,
+            "box_score": person.box_score,
+            "to_original": geometry.invert_affine(matrix),
+        }
+        if self.augmentation is None:
+            sample |= {"original_keypoints": person.keypoints, "original_box": person.box}
+        return sample
+
+
+def _warped_box(box: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the upright box around a box that was mapped into the crop, (4,), pixels of the crop."""
+    corners = geometry.apply_affine(box[[[0, 1], [2, 1], [2, 3], [0, 3]]].astype(np.float64), matrix)
+    return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+
+
+class TableCrops(CropDataset):
+    """The persons of an annotation table.
+
+    Args:
+        table: Annotations; all of its persons are samples, so select before.
+        settings: How boxes become crops.
+        augmentation: How crops are varied; None for evaluation.
+        seed: Of the augmentation.
+        box_scores: (n,) detector's confidence in each box, where the boxes are a detector's.
+    """
+
+    def __init__(
+        self,
+        table: AnnotationTable,
+        settings: CropSettings,
+        augmentation: CropAugmentation | None = None,
+        seed: int = 0,
+        box_scores: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__(table.skeleton, settings, augmentation, seed)
+        self.table = table
+        self.box_scores = box_scores
+
+    def __len__(self) -> int:
+        """Return the number of persons."""
+        return len(self.table)
+
+    def load(self, key: SampleKey) -> Person:
+        """Return one person in its picture, decoded from its file."""
+        from lightning_pose_zoo.data.images import read_image
+
+        table, row = self.table, key.index
+        image_row = int(table.image_rows[row])
+        return Person(
+            image=read_image(table.path(image_row)),
+            keypoints=table.keypoints[row],
+            visibility=table.visibility[row],
+            box=table.boxes[row],
+            area=float(table.areas[row]),
+            head_size=float(table.head_sizes[row]),
+            image_id=int(table.image_ids[image_row]),
+            person_id=int(table.person_ids[row]),
+            box_score=float("nan") if self.box_scores is None else float(self.box_scores[row]),
+        )

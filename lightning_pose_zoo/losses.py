@@ -1,0 +1,100 @@
+"""Losses over heatmaps; keypoints without a label do not count.
+
+A loss also says how a network trained with it is read (``to_heatmaps``): what is trained with mean squared error is a
+heatmap already, what is trained with cross-entropy becomes one by a softmax.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_pose_zoo.codecs.heatmap import HeatmapTargets
+
+__all__ = ["HeatmapCrossEntropy", "HeatmapLoss", "HeatmapMSE", "HeatmapOHKM"]
+
+
+class HeatmapLoss(nn.Module, ABC):
+    """Base of the losses over heatmaps."""
+
+    @abstractmethod
+    def forward(self, outputs: Tensor, targets: HeatmapTargets) -> Tensor:
+        """Compare a network's maps with the targets.
+
+        Args:
+            outputs: (N, K, h, w), as the network gives them.
+            targets: Heatmaps (N, K, h, w) and weights (N, K).
+
+        Returns:
+            The loss, a scalar; 0 but connected to the outputs where nothing is labelled.
+        """
+
+    def to_heatmaps(self, outputs: Tensor) -> Tensor:
+        """Turn a network's maps (N, K, h, w) into heatmaps with peaks of at most about 1."""
+        return outputs.float()
+
+
+def _squared_errors(outputs: Tensor, targets: HeatmapTargets) -> Tensor:
+    """Return half the mean squared error of each map, (N, K), 0 where the weight is."""
+    errors = (outputs.float() - targets.heatmaps).square().mean(dim=(-1, -2))
+    return 0.5 * errors * targets.weights.square()
+
+
+class HeatmapMSE(HeatmapLoss):
+    """Mean squared error as in the HRNet and Simple Baselines repositories.
+
+    Half the mean over all persons, keypoints and cells; keypoints without a label are zero but do count in the mean.
+    """
+
+    def forward(self, outputs: Tensor, targets: HeatmapTargets) -> Tensor:
+        """See ``HeatmapLoss.forward``."""
+        return _squared_errors(outputs, targets).mean()
+
+
+class HeatmapOHKM(HeatmapLoss):
+    """Mean squared error over the hardest keypoints of each person.
+
+    Online hard keypoint mining of Chen et al., "Cascaded Pyramid Network for Multi-Person Pose Estimation", CVPR 2018,
+    arXiv 1711.07319.
+
+    Args:
+        keypoints: How many of a person's keypoints count, the worst ones; 8 of 17 in the paper.
+    """
+
+    def __init__(self, keypoints: int = 8) -> None:
+        super().__init__()
+        if keypoints < 1:
+            raise ValueError(f"keypoints is {keypoints}; at least one must count.")
+        self.keypoints = keypoints
+
+    def forward(self, outputs: Tensor, targets: HeatmapTargets) -> Tensor:
+        """See ``HeatmapLoss.forward``."""
+        errors = _squared_errors(outputs, targets)
+        return errors.topk(min(self.keypoints, errors.shape[1]), dim=1).values.mean()
+
+
+class HeatmapCrossEntropy(HeatmapLoss):
+    """Cross-entropy between the softmax over a map and the Gaussian target, scaled to sum 1.
+
+    It cannot be satisfied by maps of zeros, and so learns from random weights where mean squared error often stays
+    there. The mean is over labelled keypoints.
+    """
+
+    def forward(self, outputs: Tensor, targets: HeatmapTargets) -> Tensor:
+        """See ``HeatmapLoss.forward``."""
+        expected = targets.heatmaps.flatten(2)
+        expected = expected / expected.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        errors = -(expected * F.log_softmax(outputs.float().flatten(2), dim=-1)).sum(dim=-1)
+        return (errors * targets.weights).sum() / targets.weights.sum().clamp(min=1)
+
+    def to_heatmaps(self, outputs: Tensor) -> Tensor:
+        """Turn logits (N, K, h, w) into heatmaps whose peak tells how certain the network is of the place.
+
+        The probabilities are divided by what the highest cell of the target has of them (a Gaussian of sigma 2), so
+        that scores are on the scale of the other losses: near 1 where the network is as sure as its targets.
+        """
+        probabilities = outputs.float().flatten(2).softmax(dim=-1).reshape(outputs.shape)
+        return probabilities * (2 * torch.pi * 2.0**2)

@@ -1,0 +1,158 @@
+"""``PoseModule``: what all methods share, and nothing that only some of them need."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from lightning_pose_zoo.methods.normalization import Normalization
+from lightning_pose_zoo.metrics.rows import PoseMetric
+from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
+from lightning_pose_zoo.structures import PoseBatch, Poses
+
+__all__ = ["PoseModule"]
+
+_PER_STEP_SCHEDULERS = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value survives a checkpoint that is read with ``weights_only=True``."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+class PoseModule(L.LightningModule, ABC):
+    """Base of all methods.
+
+    A method builds ``self.network`` in its constructor and writes ``losses`` and ``estimate``; ``forward`` is what
+    ``estimate`` calls and what is exported.
+
+    Args:
+        skeleton: What the keypoints are: a name, a YAML file, a definition or a ``Skeleton``.
+        optimizer: Called with the parameters.
+        lr_scheduler: Called with the optimizer; stepped once an epoch, ``OneCycleLR`` and ``CyclicLR`` once a batch.
+        normalization: What the network's weights expect of pixels; ImageNet's mean and deviation by default.
+        channels_last: Keep the network in channels-last order, which is faster with mixed precision.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        skeleton: SkeletonLike,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        normalization: Normalization | None,
+        channels_last: bool,
+    ) -> None:
+        super().__init__()
+        self.skeleton = get_skeleton(skeleton)
+        self.save_hyperparameters()
+        # A checkpoint describes itself, also where the skeleton came from a file that is not there any more.
+        self.hparams["skeleton"] = self.skeleton.to_dict()
+        self.normalization = normalization or Normalization()
+        self.channels_last = channels_last
+        self.evaluation = nn.ModuleList()
+        self._optimizer = optimizer
+        self._lr_scheduler = lr_scheduler
+
+    @abstractmethod
+    def losses(self, batch: PoseBatch) -> dict[str, Tensor]:
+        """Return the parts of the training loss by name; their sum is minimised."""
+
+    @abstractmethod
+    def estimate(self, batch: PoseBatch) -> Poses:
+        """Find the persons of a batch, in pixels of the original pictures."""
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Return (B, 3, H, W) pictures as the network wants them."""
+        images = self.normalization(images)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def configure_model(self) -> None:
+        """Put the network into the memory format that was asked for."""
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def setup(self, stage: str) -> None:
+        """Take the data set's metrics, or PCK by the box where a stranger's data set has none."""
+        if stage == "predict" or len(self.evaluation):
+            return
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if hasattr(datamodule, "metrics"):
+            metrics: Iterable[PoseMetric] = datamodule.metrics()
+        else:
+            from lightning_pose_zoo.metrics import PCK
+
+            metrics = [PCK(self.skeleton, thresholds=(0.2,), normalize_by="box")]
+        self.evaluation = nn.ModuleList(metrics)
+
+    def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
+        """Return the sum of the losses of a batch."""
+        losses = self.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        size = batch["image"].shape[0]
+        if len(losses) > 1:
+            self.log_dict({f"train/loss_{name}": part.detach() for name, part in losses.items()}, batch_size=size)
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
+        return total
+
+    def validation_step(self, batch: PoseBatch, batch_idx: int) -> dict[str, Poses]:
+        """Score a batch; the poses go on to the callbacks."""
+        poses = self.estimate(batch)
+        for metric in self.evaluation:
+            metric.update_batch(poses, batch)  # type: ignore[operator]
+        return {"poses": poses}
+
+    def test_step(self, batch: PoseBatch, batch_idx: int) -> dict[str, Poses]:
+        """Score a batch, as in validation."""
+        return self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: PoseBatch, batch_idx: int) -> Poses:
+        """Return the persons of a batch."""
+        return self.estimate(batch).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what the data set's metrics say."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log what the data set's metrics say."""
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: str) -> None:
+        for metric in self.evaluation:
+            # The values are those of all processes already, so nothing is left for Lightning to reduce.
+            values = {f"{stage}/{name}": value.float() for name, value in metric.compute().items()}  # type: ignore[operator]
+            for name, value in values.items():
+                self.log(name, value, prog_bar=stage == "val" and name.count("/") == 1, rank_zero_only=False)
+            metric.reset()  # type: ignore[operator]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer over all trainable parameters, and its schedule."""
+        optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        if self._lr_scheduler is None:
+            return optimizer
+        scheduler = self._lr_scheduler(optimizer)
+        interval = "step" if isinstance(scheduler, _PER_STEP_SCHEDULERS) else "epoch"
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            config["monitor"] = getattr(scheduler, "monitor", "train/loss")
+        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep out of the file what could not be read again: modules and functions given from Python."""
+        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY)
+        if hyper_parameters is not None:
+            kept = {name: value for name, value in dict(hyper_parameters).items() if _is_plain(value)}
+            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = kept
