@@ -74,7 +74,7 @@ def main(args: list[str] | None = None) -> None:
     from lightning_pose_zoo.errors import PoseZooError
 
     try:
-        build_cli(words)
+        build_cli(args)
     except PoseZooError as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 # albumentations asks its package index for a newer version at import, unless told not to.
@@ -62,10 +63,15 @@ class PoseCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer, with a place for its results and TensorBoard and CSV logs there."""
         config = self._get(self.config_init, "trainer")
-        folder = config["default_root_dir"] or "runs"
+        folder = config["default_root_dir"] or str(Path("runs") / self._recipe_name())
         kwargs.setdefault("default_root_dir", folder)
         if config["logger"] is None:
-            place = {"save_dir": folder, "name": "", "version": ""}
+            place: dict[str, Any] = {"save_dir": folder, "name": "", "version": ""}
             logs = self.subcommand in (None, "fit") and not config["fast_dev_run"]
             kwargs.setdefault("logger", [TensorBoardLogger(**place), CSVLogger(**place)] if logs else False)
         return super().instantiate_trainer(**kwargs)
+
+    def _recipe_name(self) -> str:
+        """Return the name of the first recipe on the command line, and of the method where there is none."""
+        recipes = self._get(self.config, "config") or []
+        return Path(str(recipes[0])).stem if recipes else type(self.model).__name__

@@ -28,7 +28,9 @@ def read_skeleton_file(path: Path) -> Skeleton:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SkeletonError(f"skeleton file '{path}' does not exist; give the path of a YAML file that defines one.") from None
+        raise SkeletonError(
+            f"skeleton file '{path}' does not exist; give the path of a YAML file that defines one."
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SkeletonError(f"skeleton file '{path}' cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -54,8 +56,8 @@ def read_definition(definition: Mapping[str, Any]) -> Skeleton:
     except (TypeError, ValueError, KeyError, IndexError) as error:
         raise SkeletonError(f"skeleton definition {definition.get('name', '')!r} is malformed: {error!r}") from error
     raise SkeletonError(
-        "a skeleton definition needs 'names' (ours), 'keypoint_info' (mmpose), 'kpt_shape' (ultralytics) or 'keypoints' "
-        f"(a COCO category); this one has: {', '.join(map(str, definition))}."
+        "a skeleton definition needs 'names' (ours), 'keypoint_info' (mmpose), 'kpt_shape' (ultralytics) or "
+        f"'keypoints' (a COCO category); this one has: {', '.join(map(str, definition))}."
     )
 
 
@@ -67,7 +69,9 @@ def _from_own(definition: Mapping[str, Any]) -> Skeleton:
     known = {field.name for field in dataclasses.fields(Skeleton)}
     unknown = sorted(set(definition) - known)
     if unknown:
-        raise SkeletonError(f"skeleton '{definition.get('name', '')}' has unknown entries: {', '.join(map(str, unknown))}.")
+        raise SkeletonError(
+            f"skeleton '{definition.get('name', '')}' has unknown entries: {', '.join(map(str, unknown))}."
+        )
     given = {key: _tuples(value) for key, value in definition.items()}
     given.setdefault("name", "custom")
     names = given["names"]
@@ -103,7 +107,9 @@ def _from_mmpose(definition: Mapping[str, Any]) -> Skeleton:
         limbs=tuple((names.index(a), names.index(b)) for a, b in links),
         sigmas=tuple(float(sigma) for sigma in definition.get("sigmas", ())) or derived.sigmas,
         upper_body=tuple(i for i, entry in enumerate(entries) if entry.get("type") == "upper"),
-        colors=tuple(_tuples([int(c) for c in entry["color"]]) for entry in entries) if all("color" in e for e in entries) else (),
+        colors=tuple(_tuples([int(c) for c in entry["color"]]) for entry in entries)
+        if all("color" in e for e in entries)
+        else (),
     )
 
 

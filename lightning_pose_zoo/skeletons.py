@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ Color = tuple[int, int, int]
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a keypoint whose name tells nothing: between COCO's wrists (0.062) and ears (0.035)."""
 
-# COCO's sigmas (cocodataset.org/#keypoints-eval), and CrowdPose's for what COCO lacks, by the part that a name speaks of.
+# COCO's sigmas (cocodataset.org/#keypoints-eval), and CrowdPose's for what COCO lacks, by the part that is named.
 _SIGMA_OF_PART = {
     "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107,
     "knee": 0.087, "ankle": 0.089, "foot": 0.089, "head": 0.079, "neck": 0.079, "thorax": 0.079, "pelvis": 0.107,
@@ -140,17 +141,31 @@ class Skeleton:
     def _problems(self) -> list[str]:
         count = len(self.names)
         problems = [] if count else ["it has no keypoints"]
-        problems += [f"the name '{name}' occurs {self.names.count(name)} times" for name in sorted(set(self.names)) if self.names.count(name) > 1]
+        problems += [
+            f"the name '{name}' occurs {self.names.count(name)} times"
+            for name in sorted(set(self.names))
+            if self.names.count(name) > 1
+        ]
         for what in ("flip_pairs", "limbs", "torso", "head"):
             for pair in getattr(self, what):
                 if len(pair) != 2 or not all(0 <= index < count for index in pair) or pair[0] == pair[1]:
                     problems.append(f"{what}: {tuple(pair)} is no pair of different keypoints 0 to {count - 1}")
         paired = [index for pair in self.flip_pairs for index in pair]
-        problems += [f"flip_pairs: keypoint {index} has more than one partner" for index in sorted(set(paired)) if paired.count(index) > 1]
-        problems += [f"upper_body: {index} is not in 0 to {count - 1}" for index in self.upper_body if not 0 <= index < count]
+        problems += [
+            f"flip_pairs: keypoint {index} has more than one partner"
+            for index in sorted(set(paired))
+            if paired.count(index) > 1
+        ]
+        problems += [
+            f"upper_body: {index} is not in 0 to {count - 1}" for index in self.upper_body if not 0 <= index < count
+        ]
         if len(self.sigmas) != count:
             problems.append(f"{len(self.sigmas)} sigmas for {count} keypoints")
-        problems += [f"sigma of '{name}' is {sigma}, not positive" for name, sigma in zip(self.names, self.sigmas, strict=False) if not sigma > 0]
+        problems += [
+            f"sigma of '{name}' is {sigma}, not positive"
+            for name, sigma in zip(self.names, self.sigmas, strict=False)
+            if not sigma > 0
+        ]
         if len(self.colors) != count:
             problems.append(f"{len(self.colors)} colors for {count} keypoints")
         return problems
@@ -183,7 +198,9 @@ class Skeleton:
         if name not in self.names:
             close = difflib.get_close_matches(name, self.names, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
-            raise SkeletonError(f"skeleton '{self.name}' has no keypoint '{name}'; it has: {', '.join(self.names)}.{hint}")
+            raise SkeletonError(
+                f"skeleton '{self.name}' has no keypoint '{name}'; it has: {', '.join(self.names)}.{hint}"
+            )
         return self.names.index(name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -247,9 +264,9 @@ _COCO_BODY = _sided("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _MPII_LEGS = ["right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"]
 _MPII_ARMS = ["right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"]
 _LIMB_CHAINS = [
-    *("left_shoulder left_elbow left_wrist|right_shoulder right_elbow right_wrist".split("|")),
-    *("left_hip left_knee left_ankle|right_hip right_knee right_ankle".split("|")),
-    *("left_hip left_knee left_foot|right_hip right_knee right_foot".split("|")),
+    *(["left_shoulder left_elbow left_wrist", "right_shoulder right_elbow right_wrist"]),
+    *(["left_hip left_knee left_ankle", "right_hip right_knee right_ankle"]),
+    *(["left_hip left_knee left_foot", "right_hip right_knee right_foot"]),
 ]
 _GIRDLE = ["left_shoulder right_shoulder", "left_hip right_hip", "left_shoulder left_hip", "right_shoulder right_hip"]
 _COCO_FACE = ["left_ear left_eye nose right_eye right_ear", "left_ear left_shoulder", "right_ear right_shoulder"]
@@ -289,7 +306,9 @@ _PUBLISHED: dict[str, tuple[list[str], list[str]]] = {
     ),
 }  # fmt: skip
 # mmpose's sigmas for MPII, which follow no rule by part.
-_MPII_SIGMAS = (.089, .083, .107, .107, .083, .089, .026, .026, .026, .026, .062, .072, .179, .179, .072, .062)  # fmt: skip
+_MPII_SIGMAS = (
+    .089, .083, .107, .107, .083, .089, .026, .026, .026, .026, .062, .072, .179, .179, .072, .062,
+)  # fmt: skip
 
 SKELETON_NAMES = tuple(_PUBLISHED)
 """Names of the skeletons that are built in."""
@@ -302,7 +321,7 @@ def _published(name: str) -> Skeleton:
     for chain in [*chains, *_LIMB_CHAINS]:
         parts = chain.split()
         if all(part in names for part in parts):
-            limbs += [(names.index(a), names.index(b)) for a, b in zip(parts, parts[1:], strict=False)]
+            limbs += [(names.index(a), names.index(b)) for a, b in pairwise(parts)]
     return Skeleton.from_names(name, names, limbs, _MPII_SIGMAS if name == "mpii16" else ())
 
 

@@ -6,9 +6,9 @@ pixel is (0, 0). A box is (x0, y0, x1, y1) with its edges where COCO's are: x1 =
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class PoseBatch(TypedDict, total=False):
     """One batch: a plain dict of tensors, so that any Dataset can produce it.
 
     B pictures, N persons, K keypoints. Top-down batches hold one person's crop per picture, so N = B and
-    ``image_index`` is absent. Only ``image`` is needed to predict; ``image``, ``keypoints`` and ``visibility`` to train.
+    ``image_index`` is absent. To predict, ``image`` is enough; to train, ``keypoints`` and ``visibility`` beside it.
     """
 
     image: Tensor
@@ -109,15 +109,21 @@ class Poses:
 
     def __getitem__(self, index: slice | Tensor) -> Poses:
         """Select persons by a slice, a boolean mask (P,) or indices (n,)."""
-        return Poses(**{name: None if value is None else value[index] for name, value in self.parts().items()})
+        return self._each(lambda value: value[index])
 
     def parts(self) -> dict[str, Tensor | None]:
         """Return the tensors by name, without copying them."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Poses:
+        changed: dict[str, Any] = {
+            name: None if value is None else change(value) for name, value in self.parts().items()
+        }
+        return Poses(**changed)
+
     def to(self, device: torch.device | str) -> Poses:
         """Return the same poses on another device."""
-        return Poses(**{name: None if value is None else value.to(device) for name, value in self.parts().items()})
+        return self._each(lambda value: value.to(device))
 
     def cpu(self) -> Poses:
         """Return the same poses in main memory."""
@@ -145,8 +151,8 @@ class Poses:
         """
         if not several:
             raise ValueError("Poses.cat needs at least one Poses; use Poses.empty(K) for nobody.")
-        joined: dict[str, Tensor | None] = {}
+        joined: dict[str, Any] = {}
         for name in several[0].parts():
-            values = [poses.parts()[name] for poses in several]
-            joined[name] = None if any(value is None for value in values) else torch.cat([v for v in values if v is not None])
-        return Poses(**joined)  # type: ignore[arg-type]
+            values = [value for poses in several if (value := poses.parts()[name]) is not None]
+            joined[name] = torch.cat(values) if len(values) == len(several) else None
+        return Poses(**joined)

@@ -35,7 +35,9 @@ def test_crops_equal_the_hrnet_repository(test_data):
     convention=st.sampled_from(CONVENTIONS),
 )
 def test_crop_and_inverse_is_the_identity(center, side, rotation, flip, convention):
-    matrix = geometry.crop_affine(np.array(center), np.array([side * 0.75, side]), (256, 192), rotation, flip, convention)
+    matrix = geometry.crop_affine(
+        np.array(center), np.array([side * 0.75, side]), (256, 192), rotation, flip, convention
+    )
     points = np.random.default_rng(0).uniform(-100, 800, (9, 2))
     back = geometry.apply_affine(geometry.apply_affine(points, matrix), geometry.invert_affine(matrix))
     np.testing.assert_allclose(back, points, atol=1e-6)
@@ -64,7 +66,9 @@ def test_points_follow_the_pixels(convention, flip, rotation):
     picture = np.zeros((200, 300), dtype=np.float32)
     picture[90, 160] = 1
     picture = cv2.GaussianBlur(picture, (0, 0), 4)
-    matrix = geometry.crop_affine(np.array([150.0, 100.0]), np.array([120.0, 160.0]), (128, 96), rotation, flip, convention)
+    matrix = geometry.crop_affine(
+        np.array([150.0, 100.0]), np.array([120.0, 160.0]), (128, 96), rotation, flip, convention
+    )
     crop = cv2.warpAffine(picture, matrix, (96, 128), flags=cv2.INTER_LINEAR)
     y, x = np.mgrid[:128, :96]
     found = np.array([(crop * x).sum(), (crop * y).sum()]) / crop.sum()

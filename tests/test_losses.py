@@ -24,7 +24,11 @@ def errors_by_hand(outputs, targets):
         [
             0.5
             * targets.weights[n, k].item()
-            * sum((outputs[n, k, y, x].item() - targets.heatmaps[n, k, y, x].item()) ** 2 for y in range(6) for x in range(5))
+            * sum(
+                (outputs[n, k, y, x].item() - targets.heatmaps[n, k, y, x].item()) ** 2
+                for y in range(6)
+                for x in range(5)
+            )
             / 30
             for k in range(4)
         ]
@@ -52,7 +56,10 @@ def test_cross_entropy_is_the_mean_over_labelled_keypoints(case):
                 continue
             norm = math.log(sum(math.exp(value) for value in outputs[n, k].flatten().tolist()))
             share = targets.heatmaps[n, k] / targets.heatmaps[n, k].sum()
-            total -= sum(p * (value - norm) for p, value in zip(share.flatten().tolist(), outputs[n, k].flatten().tolist(), strict=True))
+            total -= sum(
+                p * (value - norm)
+                for p, value in zip(share.flatten().tolist(), outputs[n, k].flatten().tolist(), strict=True)
+            )
             count += 1
     assert HeatmapCrossEntropy()(*case).item() == pytest.approx(total / count, rel=1e-5)
 

@@ -10,7 +10,9 @@ import yaml
 from lightning_pose_zoo.errors import SkeletonError
 from lightning_pose_zoo.skeletons import DEFAULT_SIGMA, SKELETON_NAMES, Skeleton, get_skeleton, mirror_pairs
 
-COCO_SIGMAS = [.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089]  # fmt: skip
+COCO_SIGMAS = [
+    .026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089,
+]  # fmt: skip
 CROWDPOSE_SIGMAS = [.079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089, .079, .079]  # fmt: skip
 COUNTS = {"coco17": 17, "mpii16": 16, "lsp14": 14, "crowdpose14": 14, "aic14": 14, "posetrack17": 17, "jhmdb15": 15,
           "h36m17": 17, "mpi_inf_3dhp17": 17}  # fmt: skip
@@ -37,7 +39,10 @@ def test_left_and_right_are_pairs_and_limbs_connect_all(name):
         reached |= {index for limb in skeleton.limbs for index in limb if reached & set(limb)}
     loose = {skeleton.names[i] for i in set(range(skeleton.num_keypoints)) - reached}
     assert loose <= {"left_ear", "right_ear"}
-    assert all({skeleton.names[a].split("_")[0], skeleton.names[b].split("_")[0]} == {"left", "right"} for a, b in skeleton.torso)
+    assert all(
+        {skeleton.names[a].split("_")[0], skeleton.names[b].split("_")[0]} == {"left", "right"}
+        for a, b in skeleton.torso
+    )
 
 
 @pytest.mark.parametrize("name", SKELETON_NAMES)
@@ -96,7 +101,9 @@ def test_own_definition_with_names_and_derived_parts():
 
 
 def test_coco_category():
-    skeleton = Skeleton.from_dict({"name": "cat", "keypoints": ["l_eye", "r_eye", "tail"], "skeleton": [[1, 2], [2, 3]]})
+    skeleton = Skeleton.from_dict(
+        {"name": "cat", "keypoints": ["l_eye", "r_eye", "tail"], "skeleton": [[1, 2], [2, 3]]}
+    )
     assert skeleton.limbs == ((0, 1), (1, 2))
     assert skeleton.flip_pairs == ((0, 1),)
     coco = get_skeleton("coco17")
@@ -107,7 +114,10 @@ def test_coco_category():
     ("names", "pairs"),
     [
         (["snout", "leftear", "rightear", "tailbase"], [("leftear", "rightear")]),
-        (["paw1LH_top", "paw2LF_top", "paw3RF_top", "paw4RH_top", "obs_top"], [("paw1LH_top", "paw4RH_top"), ("paw2LF_top", "paw3RF_top")]),
+        (
+            ["paw1LH_top", "paw2LF_top", "paw3RF_top", "paw4RH_top", "obs_top"],
+            [("paw1LH_top", "paw4RH_top"), ("paw2LF_top", "paw3RF_top")],
+        ),
         (["earL", "earR", "tail"], [("earL", "earR")]),
         (["eye_left", "eye_right"], [("eye_left", "eye_right")]),
         (["L_ear", "R_ear"], [("L_ear", "R_ear")]),

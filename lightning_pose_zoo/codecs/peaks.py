@@ -16,7 +16,7 @@ __all__ = ["dark_offset", "dark_udp_offset", "map_peaks", "quarter_offset"]
 
 
 def _traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch.onnx.is_in_onnx_export()
 
 
 def map_peaks(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,11 @@ def _newton_step(gradient: Tensor, hessian: Tensor) -> Tensor:
     regular = determinant != 0
     scale = torch.where(regular, determinant, torch.ones_like(determinant)).reciprocal()
     step = -torch.stack(
-        [(yy * gradient[..., 0] - xy * gradient[..., 1]) * scale, (xx * gradient[..., 1] - xy * gradient[..., 0]) * scale], -1
+        [
+            (yy * gradient[..., 0] - xy * gradient[..., 1]) * scale,
+            (xx * gradient[..., 1] - xy * gradient[..., 0]) * scale,
+        ],
+        -1,
     )
     return torch.where(regular[..., None], step, torch.zeros_like(step))
 

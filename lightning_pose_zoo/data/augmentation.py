@@ -105,7 +105,7 @@ class CropAugmentation:
             return center, size
         upper = np.zeros(skeleton.num_keypoints, dtype=bool)
         upper[list(skeleton.upper_body)] = True
-        # 0.69 = P(a standard normal draw < 0.5): the published code draws a normal number where a uniform one was meant.
+        # P(a standard normal draw < 0.5): the published code draws a normal number where a uniform one was meant.
         prefer_upper = rng.random() < 0.69
         halves = [labelled & upper, labelled & ~upper]
         chosen = halves[0 if prefer_upper else 1]
@@ -143,7 +143,7 @@ def _compose(transforms: list[Callable[..., dict[str, Any]]]) -> Any:
         stays = isinstance(transform, ImageOnlyTransform) or "dropout" in type(transform).__module__
         if isinstance(transform, BasicTransform) and not stays:
             raise DatasetError(
-                f"the transform {type(transform).__name__} moves pixels, and keypoints would stay behind; use the scale, "
+                f"the transform {type(transform).__name__} moves pixels, and keypoints would stay behind; use scale, "
                 "rotation, shift and flip_probability of CropAugmentation instead."
             )
     return albumentations.Compose(transforms)

@@ -36,7 +36,7 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _as_batch(batch: PoseBatch) -> PoseBatch:
+def _as_batch(batch: Any) -> Any:
     """Collate nothing: ``CropDataset.__getitems__`` hands over whole batches."""
     return batch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import cv2
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset
 
 from lightning_pose_zoo import geometry
 from lightning_pose_zoo.data.augmentation import CropAugmentation
+from lightning_pose_zoo.data.images import read_image
 from lightning_pose_zoo.data.sampling import SampleKey, sample_rng
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.skeletons import Skeleton
@@ -47,7 +49,7 @@ class Person:
     """One person in its picture, before it is cut out; pixels of the original picture.
 
     Attributes:
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB; or the file, of which as much is decoded as the crop needs.
         keypoints: (K, 2) float32.
         visibility: (K,) uint8.
         box: (4,) float32, x0, y0, x1, y1.
@@ -58,7 +60,7 @@ class Person:
         box_score: The detector's confidence in the box; NaN where the box is the truth.
     """
 
-    image: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8] | Path
     keypoints: npt.NDArray[np.float32]
     visibility: npt.NDArray[np.uint8]
     box: npt.NDArray[np.float32]
@@ -133,13 +135,19 @@ class CropDataset(Dataset[PoseBatch], ABC):
                 center, size, person.keypoints, person.visibility, self.skeleton, rng
             )
         matrix = geometry.crop_affine(center, size, self.settings.size, angle, flip, self.settings.convention)
-        cv2.warpAffine(person.image, matrix, (width, height), dst=slot, flags=cv2.INTER_LINEAR)
+        image = person.image
+        if isinstance(image, Path):
+            image = read_image(image, rows=_rows_needed(matrix, self.settings.size))
+        cv2.warpAffine(image, matrix, (width, height), dst=slot, flags=cv2.INTER_LINEAR)
         if self.augmentation and rng is not None:
             slot[:] = self.augmentation.recolor(slot, rng)
         keypoints = geometry.apply_affine(person.keypoints.astype(np.float64), matrix)
         visibility = person.visibility
         if flip:
-            keypoints, visibility = keypoints[self.skeleton.flip_permutation], visibility[self.skeleton.flip_permutation]
+            keypoints, visibility = (
+                keypoints[self.skeleton.flip_permutation],
+                visibility[self.skeleton.flip_permutation],
+            )
         sample: dict[str, npt.NDArray[np.generic] | float | int] = {
             "keypoints": np.where((visibility > 0)[:, None], keypoints, 0),
             "visibility": visibility,
@@ -154,6 +162,15 @@ class CropDataset(Dataset[PoseBatch], ABC):
         if self.augmentation is None:
             sample |= {"original_keypoints": person.keypoints, "original_box": person.box}
         return sample
+
+
+def _rows_needed(matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> int:
+    """Return how many rows from the top of a picture a crop of some height and width looks at."""
+    height, width = size
+    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], dtype=np.float64)
+    lowest = geometry.apply_affine(corners, geometry.invert_affine(matrix))[:, 1].max()
+    # The row of the lowest pixel, the next one for interpolation, and one more because warpAffine rounds coordinates.
+    return max(int(np.floor(lowest)) + 3, 1)
 
 
 def _warped_box(box: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -190,13 +207,11 @@ class TableCrops(CropDataset):
         return len(self.table)
 
     def load(self, key: SampleKey) -> Person:
-        """Return one person in its picture, decoded from its file."""
-        from lightning_pose_zoo.data.images import read_image
-
+        """Return one person and the file of its picture."""
         table, row = self.table, key.index
         image_row = int(table.image_rows[row])
         return Person(
-            image=read_image(table.path(image_row)),
+            image=table.path(image_row),
             keypoints=table.keypoints[row],
             visibility=table.visibility[row],
             box=table.boxes[row],

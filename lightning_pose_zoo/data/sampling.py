@@ -7,7 +7,8 @@ resumed epoch is the epoch that was interrupted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -16,7 +17,8 @@ from torch.utils.data.distributed import DistributedSampler
 __all__ = ["PoseSampler", "SampleKey", "sample_rng"]
 
 
-class SampleKey(NamedTuple):
+@dataclass(frozen=True)
+class SampleKey:
     """What a sampler hands to a data set: enough to make the sample's random numbers in any worker."""
 
     epoch: int
@@ -44,8 +46,12 @@ class PoseSampler(DistributedSampler[SampleKey]):
         world_size: How many there are.
     """
 
-    def __init__(self, dataset: Sized, shuffle: bool, pad: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(cast("Dataset[SampleKey]", dataset), num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+    def __init__(
+        self, dataset: Sized, shuffle: bool, pad: bool, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(
+            cast("Dataset[SampleKey]", dataset), num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed
+        )
         self.pad = pad
         self.size = len(dataset)
 

@@ -119,7 +119,7 @@ class SyntheticPeople(PoseDataModule):
         val_size: int = 500,
         people: tuple[int, int] = (1, 1),
         max_turn: float = 60.0,
-        occlusion: float = 0.35,
+        occlusion: float = 0.25,
         batch_size: int = 32,
         num_workers: int = 0,
         augmentation: CropAugmentation | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from lightning_pose_zoo.errors import CheckpointError, complain
 from lightning_pose_zoo.methods.normalization import Normalization
 from lightning_pose_zoo.metrics.rows import PoseMetric
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
@@ -57,14 +59,21 @@ class PoseModule(L.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.skeleton = get_skeleton(skeleton)
-        self.save_hyperparameters()
-        # A checkpoint describes itself, also where the skeleton came from a file that is not there any more.
-        self.hparams["skeleton"] = self.skeleton.to_dict()
+        self._remember_arguments()
         self.normalization = normalization or Normalization()
         self.channels_last = channels_last
         self.evaluation = nn.ModuleList()
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
+
+    def _remember_arguments(self) -> None:
+        """Keep the arguments that a checkpoint can hold, and the skeleton itself in place of its name or file."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`.*")
+            self.save_hyperparameters()
+        kept = {name: value for name, value in self.hparams.items() if _is_plain(value)}
+        self.hparams.clear()
+        self.save_hyperparameters({**kept, "skeleton": self.skeleton.to_dict()})
 
     @abstractmethod
     def losses(self, batch: PoseBatch) -> dict[str, Tensor]:
@@ -88,7 +97,7 @@ class PoseModule(L.LightningModule, ABC):
         """Take the data set's metrics, or PCK by the box where a stranger's data set has none."""
         if stage == "predict" or len(self.evaluation):
             return
-        datamodule = getattr(self.trainer, "datamodule", None)
+        datamodule: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(datamodule, "metrics"):
             metrics: Iterable[PoseMetric] = datamodule.metrics()
         else:
@@ -150,9 +159,27 @@ class PoseModule(L.LightningModule, ABC):
             config["monitor"] = getattr(scheduler, "monitor", "train/loss")
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
 
+    def _parts(self) -> dict[str, str]:
+        """Describe the parts that decide what the network's output means: codec, loss, normalisation, ..."""
+        children = dict(self.named_children())
+        return {name: repr(part) for name, part in children.items() if name not in ("network", "evaluation")}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep out of the file what could not be read again: modules and functions given from Python."""
-        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY)
-        if hyper_parameters is not None:
-            kept = {name: value for name, value in dict(hyper_parameters).items() if _is_plain(value)}
-            checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = kept
+        """Write down what the network's output means."""
+        checkpoint["parts"] = self._parts()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights whose output would be misread.
+
+        Raises:
+            CheckpointError: Where a part differs from the one that the weights were trained with.
+        """
+        own, trained = self._parts(), checkpoint.get("parts", {})
+        problems = [
+            f"{name}: trained with {trained[name]}, but this is {own[name]}"
+            for name in own
+            if name in trained and own[name] != trained[name]
+        ]
+        if problems:
+            remedy = "Give the method the same parts, as in load_from_checkpoint(path, codec=...), or the same recipe."
+            raise CheckpointError(complain(f"the checkpoint of a {type(self).__name__}", problems, remedy))

@@ -6,6 +6,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_pose_zoo.codecs import HeatmapCodec
+from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.losses import HeatmapLoss, HeatmapMSE
 from lightning_pose_zoo.methods.base import PoseModule
 from lightning_pose_zoo.methods.flip_test import flip_averaged
@@ -60,12 +61,27 @@ class HeatmapMethod(PoseModule):
         """Return the loss over the heatmaps of a batch of crops."""
         size = (batch["image"].shape[-2], batch["image"].shape[-1])
         targets = self.codec.encode(batch["keypoints"], batch["visibility"], size)
-        return {"heatmap": self.loss(self.network(self.normalized(batch["image"])), targets)}
+        return {"heatmap": self.loss(self._maps(batch["image"]), targets)}
+
+    def _maps(self, images: Tensor) -> Tensor:
+        """Return the network's maps (B, K, h, w) of crops, checked for the size that the codec counts on."""
+        height, width = int(images.shape[-2]), int(images.shape[-1])
+        maps: Tensor = self.network(self.normalized(images))
+        if (maps.shape[-2], maps.shape[-1]) != (height / self.codec.stride, width / self.codec.stride):
+            raise DatasetError(
+                f"crops of {height}x{width} give maps of {maps.shape[-2]}x{maps.shape[-1]}, which is not one cell for "
+                f"{self.codec.stride} pixels; give an image_size whose sides are multiples of 32."
+            )
+        return maps
 
     def heatmaps(self, images: Tensor) -> Tensor:
-        """Return heatmaps (B, K, h, w) float32 of crops (B, 3, H, W), uint8 or normalised."""
-        maps: Tensor = self.loss.to_heatmaps(self.network(self.normalized(images)))
-        return maps
+        """Return heatmaps (B, K, h, w) float32 of crops (B, 3, H, W), uint8 or normalised.
+
+        Raises:
+            DatasetError: Where a side of the crops is no multiple of what the network divides it by.
+        """
+        heatmaps: Tensor = self.loss.to_heatmaps(self._maps(images))
+        return heatmaps
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Find the keypoints of crops.
@@ -81,8 +97,11 @@ class HeatmapMethod(PoseModule):
 
     def estimate(self, batch: PoseBatch) -> Poses:
         """Find one person in each crop of a batch."""
-        if not self.flip_test:
-            return poses_from_crops(*self(batch["image"]), batch)
-        permutation = self.skeleton.flip_permutation
-        maps = flip_averaged(self.heatmaps, lambda maps: self.codec.unflip(maps, permutation), batch["image"])
-        return poses_from_crops(*self.codec.decode(maps), batch)
+        images = batch["image"]
+        if self.flip_test:
+            permutation = self.skeleton.flip_permutation
+            maps = flip_averaged(self.heatmaps, lambda maps: self.codec.unflip(maps, permutation), images)
+            keypoints, scores = self.codec.decode(maps)
+        else:
+            keypoints, scores = self(images)
+        return poses_from_crops(keypoints, scores, batch)

@@ -33,6 +33,11 @@ class Normalization(nn.Module):
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
 
+    def extra_repr(self) -> str:
+        """Show the settings when a module is printed, and in checkpoints."""
+        mean, std = ([round(value, 6) for value in buffer.flatten().tolist()] for buffer in (self.mean, self.std))
+        return f"mean={mean}, std={std}, channel_order={self.channel_order}"
+
     def forward(self, images: Tensor) -> Tensor:
         """Normalise (B, 3, H, W) uint8 RGB pictures; floating ones are taken as normalised already."""
         if images.is_floating_point():

@@ -53,6 +53,6 @@ def poses_from_crops(keypoints: Tensor, scores: Tensor, batch: PoseBatch, confid
         keypoint_scores=scores,
         scores=person_scores,
         boxes=boxes,
-        image_ids=batch["image_id"] if "image_id" in batch else running,
+        image_ids=batch.get("image_id", running),
         person_ids=batch.get("person_id"),
     )

@@ -21,7 +21,8 @@ class SimpleBaselineNetwork(nn.Module):
     """Backbone, transposed convolutions with batch norm and ReLU, and a 1x1 convolution.
 
     Attributes:
-        stride: Pixels of the input per cell of the maps: 4 for a backbone of stride 32 and three transposed convolutions.
+        stride: Pixels of the input per cell of the maps: 4 with a backbone of stride 32 and three transposed
+            convolutions.
 
     Args:
         num_keypoints: K.
@@ -51,7 +52,9 @@ class SimpleBaselineNetwork(nn.Module):
             self.backbone = timm.create_model(backbone, pretrained=pretrained, features_only=True, out_indices=(-1,))
         except RuntimeError as error:
             close = timm.list_models(f"{backbone[:6]}*")[:5]
-            raise ValueError(f"timm has no backbone '{backbone}' with feature maps ({error}); similar names: {close}.") from error
+            raise ValueError(
+                f"timm has no backbone '{backbone}' with feature maps ({error}); similar names: {close}."
+            ) from error
         channels = self.backbone.feature_info.channels()[-1]
         self.stride = self.backbone.feature_info.reduction()[-1] // 2 ** len(deconv_channels)
         padding, output_padding = _DECONV_PADDING[deconv_kernel]
@@ -79,4 +82,3 @@ class SimpleBaselineNetwork(nn.Module):
         features: Tensor = self.backbone(images)[-1]
         maps: Tensor = self.final_layer(self.deconv_layers(features))
         return maps
-

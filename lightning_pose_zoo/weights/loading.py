@@ -56,7 +56,9 @@ def unwrapped(content: Any, name: str) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
             content = content[nest]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{name} holds no weights; a dict of tensors or a checkpoint with 'state_dict' is needed.")
+        raise CheckpointError(
+            f"{name} holds no weights; a dict of tensors or a checkpoint with 'state_dict' is needed."
+        )
     state = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     for prefix in ("module.", "_orig_mod."):
         if all(key.startswith(prefix) for key in state):
@@ -85,7 +87,10 @@ def load_weights(method: nn.Module, weights: str | Path | Mapping[str, Any]) -> 
     assert isinstance(network, nn.Module)
     own = network.state_dict()
     if any(key.startswith("network.") for key in state):
-        source, renamed = "lightning_pose_zoo", {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+        source, renamed = (
+            "lightning_pose_zoo",
+            {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")},
+        )
     elif official.recognizes(state):
         source, renamed = "HRNet or Simple Baselines repository", official.rename(state)
     else:
@@ -99,9 +104,15 @@ def load_weights(method: nn.Module, weights: str | Path | Mapping[str, Any]) -> 
     missing = [key for key in own if key not in renamed and not key.endswith("num_batches_tracked")]
     problems += [f"{key}: not in the file" for key in missing]
     if problems:
-        raise CheckpointError(complain(f"{name} (read as: {source})", problems, "Choose the method and variant that the file was made for."))
+        raise CheckpointError(
+            complain(
+                f"{name} (read as: {source})", problems, "Choose the method and variant that the file was made for."
+            )
+        )
     network.load_state_dict(renamed, strict=False)
     if source.startswith("HRNet") and hasattr(method, "normalization"):
         official.set_channel_order(method, renamed)
     kept = tuple(key for key in own if key in renamed)
-    return LoadReport(source, kept, tuple(k for k in own if k not in renamed), tuple(k for k in renamed if k not in own))
+    return LoadReport(
+        source, kept, tuple(k for k in own if k not in renamed), tuple(k for k in renamed if k not in own)
+    )

@@ -101,7 +101,9 @@ def test_center_convention_is_exact_at_the_corners():
     codec = HeatmapCodec("center", stride=4)
     # The first cell covers pixels 0..3, whose middle is 1.5.
     torch.testing.assert_close(codec.to_pixels(torch.tensor([[0.0, 0.0]]), (64, 48)), torch.tensor([[1.5, 1.5]]))
-    torch.testing.assert_close(HeatmapCodec("udp").to_pixels(torch.tensor([[47.0, 63.0]]), (64, 48)), torch.tensor([[191.0, 255.0]]))
+    torch.testing.assert_close(
+        HeatmapCodec("udp").to_pixels(torch.tensor([[47.0, 63.0]]), (64, 48)), torch.tensor([[191.0, 255.0]])
+    )
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -138,7 +140,7 @@ def test_peaks_equal_a_plain_loop():
     cells, values = map_peaks(maps)
     for n in range(3):
         for k in range(5):
-            best = max(((maps[n, k, y, x].item(), -y, -x) for y in range(7) for x in range(9)))
+            best = max((maps[n, k, y, x].item(), -y, -x) for y in range(7) for x in range(9))
             assert values[n, k].item() == best[0]
             assert cells[n, k].tolist() == [-best[2], -best[1]]
 
@@ -155,5 +157,5 @@ def test_empty_batch_and_empty_maps():
 
 @pytest.mark.parametrize("arguments", [{"convention": "msrb"}, {"stride": 0}, {"sigma": -1.0}])
 def test_nonsense_is_refused(arguments):
-    with pytest.raises(ValueError, match="convention|positive"):
+    with pytest.raises(ValueError, match=r"convention|positive"):
         HeatmapCodec(**arguments)

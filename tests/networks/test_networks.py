@@ -16,7 +16,12 @@ from lightning_pose_zoo.weights import load_weights
 
 # Parameters, and multiply-adds of convolutions at 256x192, in 1e9: measured from the official implementations.
 TABLE = [
-    ("HRNet-W32", lambda: HRNetNetwork(17, "w32"), 28_536_113, {(256, 192): 7.6450, (384, 288): 17.2013, (256, 256): 10.1933}),
+    (
+        "HRNet-W32",
+        lambda: HRNetNetwork(17, "w32"),
+        28_536_113,
+        {(256, 192): 7.6450, (384, 288): 17.2013, (256, 256): 10.1933},
+    ),
     ("HRNet-W32, 16", lambda: HRNetNetwork(16, "w32"), 28_536_080, {(256, 256): 10.1932}),
     ("HRNet-W48", lambda: HRNetNetwork(17, "w48"), 63_595_745, {(256, 192): 15.6918, (384, 288): 35.3066}),
     ("HRNet-W48, 16", lambda: HRNetNetwork(16, "w48"), 63_595_696, {(256, 256): 20.9222}),

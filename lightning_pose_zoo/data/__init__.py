@@ -1,0 +1,23 @@
+"""Data modules and data sets: one format per file."""
+
+from lightning_pose_zoo.data.augmentation import CropAugmentation
+from lightning_pose_zoo.data.base import PoseDataModule
+from lightning_pose_zoo.data.coco import COCOKeypoints
+from lightning_pose_zoo.data.crops import CropDataset, CropSettings, Person
+from lightning_pose_zoo.data.labeled_frames import LabeledFrames
+from lightning_pose_zoo.data.lsp import LSP
+from lightning_pose_zoo.data.mpii import MPII
+from lightning_pose_zoo.data.synthetic import SyntheticPeople
+
+__all__ = [
+    "LSP",
+    "MPII",
+    "COCOKeypoints",
+    "CropAugmentation",
+    "CropDataset",
+    "CropSettings",
+    "LabeledFrames",
+    "Person",
+    "PoseDataModule",
+    "SyntheticPeople",
+]
