@@ -6,6 +6,7 @@ It is LightningCLI with all methods and data modules imported, so that they go b
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +72,18 @@ def main(args: list[str] | None = None) -> None:
     if words[0] in ("-V", "--version", "version"):
         print(f"pose-zoo {__version__}")
         return
+    # albumentations asks its package index for a newer version at import, unless told not to.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     from lightning_pose_zoo.errors import PoseZooError
 
     try:
         build_cli(args)
-    except PoseZooError as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+    except Exception as error:
+        # What a constructor raises comes wrapped in what the argument parser says of it.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, PoseZooError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        print(f"\n{type(cause).__name__}: {cause}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from pathlib import Path
 from typing import Any
-
-# albumentations asks its package index for a newer version at import, unless told not to.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from lightning import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -33,6 +30,9 @@ class PoseCLI(LightningCLI):
     """
 
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        # Tests and scripts call the command line with their own words, and a run replaces the one before in its folder.
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
         super().__init__(
             PoseModule,
             PoseDataModule,

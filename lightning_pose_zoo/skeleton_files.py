@@ -145,4 +145,7 @@ def read_coco_category(category: Mapping[str, Any]) -> Skeleton:
         if list(get_skeleton(published).names) == names:
             return get_skeleton(published)
     links: Sequence[Sequence[int]] = category.get("skeleton", ())
-    return Skeleton.from_names(str(category.get("name", "custom")), names, [(int(a) - 1, int(b) - 1) for a, b in links])
+    limbs = [(int(a) - 1, int(b) - 1) for a, b in links]
+    # CrowdPose's own files list the limbs of COCO's seventeen keypoints; limbs of none of these are left out.
+    limbs = [limb for limb in limbs if all(0 <= index < len(names) for index in limb)]
+    return Skeleton.from_names(str(category.get("name", "custom")), names, limbs)

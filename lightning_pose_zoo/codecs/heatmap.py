@@ -5,7 +5,7 @@ Four conventions are named, because weights only work with the one that they wer
 ========== ======================= ============================ ===================================
 convention cell g of stride s is   target                       decoding
 ========== ======================= ============================ ===================================
-``center`` (g + 0.5) s - 0.5       exact, whole map             as ``dark``
+``center`` (g + 0.5) s - 0.5       exact, whole map             as ``dark``, by one cell at most
 ``msra``   g s                     centre rounded to a cell,    a quarter cell towards the higher
                                    cut off at three sigma       neighbour
 ``dark``   g s                     exact, whole map             Taylor expansion of the blurred log
@@ -152,6 +152,9 @@ class HeatmapCodec(nn.Module):
             offset = dark_udp_offset(heatmaps, peak, self.blur_kernel)
         else:
             offset = dark_offset(heatmaps, peak, self.blur_kernel)
+        if self.convention == "center":
+            # The expansion knows nothing of what lies farther away; on flat maps the published step can leave the picture.
+            offset = offset.clamp(-1, 1)
         offset = torch.where(scores[..., None] > 0, offset, torch.zeros_like(offset))
         return self.to_pixels(peak.float() + offset, size), scores
 

@@ -1,8 +1,9 @@
 """COCO results: predictions as the JSON that COCO's evaluation and most other tools read.
 
 The file is a list with one entry per person: ``image_id``, ``category_id``, ``keypoints`` as x, y, score for each of
-the K keypoints in pixels of the original image, ``score``, and ``bbox`` as x, y, width, height. Where they are known,
-``person_id`` and ``track_id`` stand beside these.
+the K keypoints in pixels of the original image, and ``score``. Where they are known, ``person_id`` and ``track_id``
+stand beside these. Boxes are left out: with them COCO's evaluation takes a prediction's area from the box, and AP by
+size would differ from that of the usual files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_pose_zoo.errors import DatasetError, complain
-from lightning_pose_zoo.geometry import xywh_to_xyxy, xyxy_to_xywh
+from lightning_pose_zoo.geometry import xywh_to_xyxy
 from lightning_pose_zoo.structures import PoseBatch, Poses
 from lightning_pose_zoo.visualization import write_atomically
 
@@ -28,7 +29,7 @@ def write_coco_results(path: Path, poses: Poses, category_id: int = 1) -> None:
     """Write poses as COCO results, the whole file or nothing.
 
     A keypoint that is not finite was not found: it becomes 0, 0 with the score 0, as COCO writes it. A person's own
-    score or box that is not finite becomes 0 too, with a warning.
+    score that is not finite becomes 0 too, with a warning.
 
     Args:
         path: The file; one person per line.
@@ -39,13 +40,13 @@ def write_coco_results(path: Path, poses: Poses, category_id: int = 1) -> None:
     found = torch.isfinite(poses.keypoints).all(dim=-1) & torch.isfinite(poses.keypoint_scores)
     triples = torch.cat([poses.keypoints, poses.keypoint_scores[..., None]], dim=-1)
     triples[~found] = 0.0
-    sound = torch.isfinite(poses.scores) & torch.isfinite(poses.boxes).all(dim=-1)
+    sound = torch.isfinite(poses.scores)
     if not sound.all():
         warnings.warn(
-            f"'{path}': {int((~sound).sum())} of {len(poses)} persons have a score or box that is not finite.",
+            f"'{path}': {int((~sound).sum())} of {len(poses)} persons have a score that is not finite.",
             stacklevel=2,
         )
-    scores, boxes = poses.scores.nan_to_num(0, 0, 0), xyxy_to_xywh(poses.boxes).nan_to_num(0, 0, 0)
+    scores = poses.scores.nan_to_num(0, 0, 0)
     names = {"person_id": poses.person_ids, "track_id": poses.track_ids}
     ids = {name: values.tolist() for name, values in names.items() if values is not None}
     lines = []
@@ -55,7 +56,6 @@ def write_coco_results(path: Path, poses: Poses, category_id: int = 1) -> None:
             "category_id": category_id,
             "keypoints": _numbers(triples[person].flatten()),
             "score": _numbers(scores[person : person + 1])[0],
-            "bbox": _numbers(boxes[person]),
             **{name: values[person] for name, values in ids.items()},
         }
         lines.append(json.dumps(entry, allow_nan=False))

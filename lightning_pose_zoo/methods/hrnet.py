@@ -21,12 +21,14 @@ class HRNet(HeatmapMethod):
     Paper: K. Sun, B. Xiao, D. Liu, J. Wang, "Deep High-Resolution Representation Learning for Human Pose Estimation",
     CVPR 2019, arXiv 1902.09212.
 
-    Differs from the paper: the schedule is the recipe's; w18 is timm's, not one of the paper's pose networks.
+    Differs from the paper: the schedule is the recipe's; the w18 variants are timm's, not among the paper's pose
+    networks.
 
     Args:
         skeleton: What the keypoints are: a name such as ``coco17``, a YAML file or a definition. Under LightningCLI it
             comes from the data.
-        variant: Channels of the finest branch: w18, w32 or w48.
+        variant: Channels of the finest branch: w32 or w48 in the paper; w18, and w18_small_v2 and w18_small with fewer
+            blocks.
         pretrained: Start from timm's ImageNet weights, downloaded at first use (the paper does).
         codec: How keypoints become heatmaps and back; ``HeatmapCodec("msra")``, as published, by default.
         loss: ``HeatmapMSE``, as published, by default; ``HeatmapCrossEntropy`` learns better from random weights.

@@ -115,9 +115,14 @@ class PCK(KeypointMetric):
             return _head_sizes(self, truth)
         if self.normalize_by == "torso":
             return self._size_of_keypoints(truth.keypoints, truth.visibility)
-        if truth.boxes is None:
-            raise MetricError("PCK normalised by boxes needs 'original_box' or 'box' in the batch.")
-        return (truth.boxes[:, 2:] - truth.boxes[:, :2]).amax(dim=1)
+        if truth.boxes is not None:
+            return (truth.boxes[:, 2:] - truth.boxes[:, :2]).amax(dim=1)
+        # Data without boxes: the one around the labelled keypoints; NaN, and so left out, where there are none.
+        labelled = (truth.visibility > 0)[..., None]
+        high = truth.keypoints.masked_fill(~labelled, -torch.inf).amax(dim=1)
+        low = truth.keypoints.masked_fill(~labelled, torch.inf).amin(dim=1)
+        longer = (high - low).amax(dim=1)
+        return torch.where(longer > 0, longer, torch.nan)
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``PCK@<threshold>`` and ``PCK@<threshold>/<keypoint>``; NaN where nothing counts."""

@@ -14,7 +14,7 @@ from lightning_pose_zoo.networks.initialization import initialize_head
 
 __all__ = ["HRNetNetwork", "HRNetVariant"]
 
-HRNetVariant = Literal["w18", "w32", "w48"]
+HRNetVariant = Literal["w18_small", "w18_small_v2", "w18", "w32", "w48"]
 
 
 class HRNetNetwork(nn.Module):
@@ -28,7 +28,7 @@ class HRNetNetwork(nn.Module):
 
     Args:
         num_keypoints: K.
-        variant: Channels of the finest branch: w18, w32 or w48.
+        variant: Channels of the finest branch: w18, w32 or w48; w18_small and w18_small_v2 have fewer blocks.
         pretrained: Start from timm's ImageNet weights, downloaded at first use.
     """
 

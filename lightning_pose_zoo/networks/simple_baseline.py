@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from lightning_pose_zoo.networks.initialization import initialize_head
@@ -17,12 +18,28 @@ __all__ = ["SimpleBaselineNetwork"]
 _DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}
 
 
+def _timm_stage(name: str, pretrained: bool, stride: int) -> nn.Module:
+    """Build a timm model up to the last stage of a stride."""
+    import timm
+
+    try:
+        with torch.device("meta"):
+            strides = timm.create_model(name, features_only=True).feature_info.reduction()
+    except RuntimeError as error:
+        close = ", ".join(timm.list_models(f"{name[:6]}*")[:5])
+        raise ValueError(f"timm has no backbone '{name}' with feature maps ({error}); similar names: {close}.") from error
+    if stride not in strides:
+        raise ValueError(f"the backbone '{name}' has stages of stride {strides}, none of {stride}; set backbone_stride.")
+    index = len(strides) - 1 - strides[::-1].index(stride)
+    stage: nn.Module = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(index,))
+    return stage
+
+
 class SimpleBaselineNetwork(nn.Module):
     """Backbone, transposed convolutions with batch norm and ReLU, and a 1x1 convolution.
 
     Attributes:
-        stride: Pixels of the input per cell of the maps: 4 with a backbone of stride 32 and three transposed
-            convolutions.
+        stride: Pixels of the input per cell of the maps: the backbone's stride, halved by every transposed convolution.
 
     Args:
         num_keypoints: K.
@@ -30,9 +47,11 @@ class SimpleBaselineNetwork(nn.Module):
         pretrained: Start from timm's ImageNet weights, downloaded at first use.
         deconv_channels: Channels of each transposed convolution.
         deconv_kernel: Its kernel: 4, 3 or 2.
+        backbone_stride: The stage of the backbone that is read, by its pixels per cell; 32, the last one of a ResNet,
+            in the paper. Stages after it are left out.
 
     Raises:
-        ValueError: Where the backbone has no feature maps or the kernel is another.
+        ValueError: Where the backbone has no feature maps, none of that stride, or the kernel is another.
     """
 
     def __init__(
@@ -42,21 +61,14 @@ class SimpleBaselineNetwork(nn.Module):
         pretrained: bool = False,
         deconv_channels: Sequence[int] = (256, 256, 256),
         deconv_kernel: int = 4,
+        backbone_stride: int = 32,
     ) -> None:
         super().__init__()
         if deconv_kernel not in _DECONV_PADDING:
             raise ValueError(f"deconv_kernel is {deconv_kernel}; it must be 4, 3 or 2.")
-        import timm
-
-        try:
-            self.backbone = timm.create_model(backbone, pretrained=pretrained, features_only=True, out_indices=(-1,))
-        except RuntimeError as error:
-            close = timm.list_models(f"{backbone[:6]}*")[:5]
-            raise ValueError(
-                f"timm has no backbone '{backbone}' with feature maps ({error}); similar names: {close}."
-            ) from error
+        self.backbone = _timm_stage(backbone, pretrained, backbone_stride)
         channels = self.backbone.feature_info.channels()[-1]
-        self.stride = self.backbone.feature_info.reduction()[-1] // 2 ** len(deconv_channels)
+        self.stride = backbone_stride // 2 ** len(deconv_channels)
         padding, output_padding = _DECONV_PADDING[deconv_kernel]
         layers: list[nn.Module] = []
         for width in deconv_channels:

@@ -1,0 +1,136 @@
+"""The command line, in process; one subprocess test for the console script and what it imports."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from lightning_pose_zoo import __version__
+from lightning_pose_zoo.cli import build_cli, main
+
+SMALL = [
+    "--model=SimpleBaseline", "--model.backbone=resnet18", "--model.deconv_channels=[16,16,16]",
+    "--data=SyntheticPeople", "--data.skeleton=lsp14", "--data.image_size=[64,64]", "--data.train_size=8",
+    "--data.val_size=4", "--data.batch_size=4",
+    "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+]  # fmt: skip
+CHECKPOINTS = "{class_path: ModelCheckpoint, init_args: {save_last: true}}"
+
+
+def test_help_and_version_import_nothing_heavy():
+    code = (
+        "import sys; from lightning_pose_zoo.cli import main; main(['--help']); main(['--version']);"
+        "heavy = {'torch', 'lightning', 'numpy', 'cv2', 'jsonargparse'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pose-zoo fit --config" in done.stdout
+    assert f"pose-zoo {__version__}" in done.stdout
+
+
+def test_fit_validate_test_and_predict(tmp_path, capsys):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    callbacks = f"--trainer.callbacks=[{CHECKPOINTS}, DrawPredictions, WritePredictions]"
+    main(["fit", *SMALL, root, callbacks, "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"])
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert last.exists()
+    rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
+    assert {"train/loss", "val/PCK@0.2", "val/PCK@0.2/left_wrist"} <= rows[0].keys()
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+    sheet = cv2.imread(str(tmp_path / "pictures" / "val_epoch_001.png"))
+    assert sheet is not None
+    assert sheet.std() > 10
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["model"]["class_path"].endswith("SimpleBaseline")
+    assert "skeleton" not in config["model"]["init_args"]
+
+    checkpoint = torch.load(last, weights_only=True)
+    assert len(checkpoint["hyper_parameters"]["skeleton"]["names"]) == 14
+
+    again = [*SMALL, root, f"--ckpt_path={last}"]
+    main(["validate", *again])
+    main(["test", *again])
+    assert "test/PCK@0.2" in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == config
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("b.png", "a.jpg"):
+        cv2.imwrite(str(photos / name), np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8))
+    main(["predict", *again, f"--data.predict_images={photos}", "--trainer.callbacks=[WritePredictions]"])
+    results = json.loads((tmp_path / "predictions" / "keypoints.json").read_text())
+    assert len(results) == 2
+    assert all(len(entry["keypoints"]) == 14 * 3 for entry in results)
+    drawn = sorted(path.name for path in (tmp_path / "predictions" / "pictures").iterdir())
+    assert drawn == ["a.jpg", "b.jpg"]
+
+
+def test_the_saved_config_repeats_the_run(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    fit = ["--trainer.max_epochs=1", f"--trainer.callbacks=[{CHECKPOINTS}]"]
+    main(["fit", *SMALL, *fit, f"--trainer.default_root_dir={first}"])
+    main(["fit", f"--config={first / 'config.yaml'}", f"--trainer.default_root_dir={second}"])
+    weights = [torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for root in (first, second)]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_flags_win_over_a_checkpoint(tmp_path):
+    root = f"--trainer.default_root_dir={tmp_path}"
+    main(["fit", *SMALL, root, "--trainer.max_steps=1", f"--trainer.callbacks=[{CHECKPOINTS}]"])
+    cli = build_cli(["validate", *SMALL, root, f"--ckpt_path={tmp_path / 'checkpoints' / 'last.ckpt'}", "--model.flip_test=false"])
+    assert cli.model.flip_test is False
+
+
+def test_a_recipe_gives_its_name_to_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "my_recipe.yaml"
+    recipe.write_text(yaml.safe_dump({"model": {"class_path": "HRNet", "init_args": {"variant": "w18_small"}},
+                                      "data": {"class_path": "SyntheticPeople"}, "trainer": {"accelerator": "cpu"}}))  # fmt: skip
+    cli = build_cli(["--config", str(recipe)], run=False)
+    assert cli.trainer.default_root_dir.endswith("runs/my_recipe")
+    assert cli.model.skeleton.name == "coco17"
+
+
+def test_transforms_by_class_path(tmp_path):
+    arguments = [
+        *SMALL,
+        f"--trainer.default_root_dir={tmp_path}",
+        "--data.augmentation=CropAugmentation",
+        "--data.augmentation.transforms=[{class_path: albumentations.GaussianBlur, init_args: {blur_limit: [3, 5], p: 1.0}}]",
+    ]
+    cli = build_cli(arguments, run=False)
+    cli.datamodule.setup("fit")
+    crop = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    assert cli.datamodule.augmentation.recolor(crop, np.random.default_rng(0)).std() < crop.std() * 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.skeleton=coco71"], "Did you mean 'coco17'"),
+        (["--data.people=[3, 1]"], "people is"),
+        (["--data.image_size=[60, 64]"], "multiples of 32"),
+    ],
+)
+def test_wrong_input_ends_in_one_clear_message(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *SMALL, f"--trainer.default_root_dir={tmp_path}", *arguments])
+    assert stop.value.code == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_wrong_options_are_named(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *SMALL, f"--trainer.default_root_dir={tmp_path}", "--model.flip_tset=true"])
+    assert stop.value.code == 2
+    assert "flip_tset" in capsys.readouterr().err
