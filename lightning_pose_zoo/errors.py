@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["CheckpointError", "DatasetError", "ImageError", "MetricError", "PoseZooError", "SkeletonError", "complain"]
+__all__ = [
+    "CheckpointError",
+    "DatasetError",
+    "ImageError",
+    "MetricError",
+    "PoseZooError",
+    "SettingsError",
+    "SkeletonError",
+    "complain",
+]
 
 
 class PoseZooError(Exception):
@@ -21,6 +30,10 @@ class ImageError(PoseZooError):
 
 class SkeletonError(PoseZooError):
     """A skeleton is unknown or contradicts itself."""
+
+
+class SettingsError(PoseZooError, ValueError):
+    """Settings that cannot work together."""
 
 
 class CheckpointError(PoseZooError):

@@ -90,7 +90,9 @@ def test_our_network_and_metric_in_their_module(tmp_path):
 
 
 def test_our_method_with_their_data(tmp_path):
-    method = HRNet(skeleton={"names": ["red", "green", "blue"]}, variant="w18_small", loss=HeatmapCrossEntropy(), flip_test=False)
+    method = HRNet(
+        skeleton={"names": ["red", "green", "blue"]}, variant="w18_small", loss=HeatmapCrossEntropy(), flip_test=False
+    )
     run = trainer(tmp_path, 1)
     run.fit(method, TheirData())
     assert 0 <= run.callback_metrics["val/PCK@0.2"] <= 1

@@ -153,7 +153,7 @@ class HeatmapCodec(nn.Module):
         else:
             offset = dark_offset(heatmaps, peak, self.blur_kernel)
         if self.convention == "center":
-            # The expansion knows nothing of what lies farther away; on flat maps the published step can leave the picture.
+            # On flat maps the published step can leave the picture.
             offset = offset.clamp(-1, 1)
         offset = torch.where(scores[..., None] > 0, offset, torch.zeros_like(offset))
         return self.to_pixels(peak.float() + offset, size), scores

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_pose_zoo.errors import CheckpointError, complain
+from lightning_pose_zoo.errors import CheckpointError, SettingsError, complain
 from lightning_pose_zoo.methods.normalization import Normalization
 from lightning_pose_zoo.metrics.rows import PoseMetric
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
@@ -148,11 +148,21 @@ class PoseModule(L.LightningModule, ABC):
             metric.reset()  # type: ignore[operator]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer over all trainable parameters, and its schedule."""
+        """Build the optimizer over all trainable parameters, and its schedule.
+
+        Raises:
+            SettingsError: Where a one-cycle schedule ends before the training does.
+        """
         optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
         if self._lr_scheduler is None:
             return optimizer
         scheduler = self._lr_scheduler(optimizer)
+        steps = self.trainer.estimated_stepping_batches
+        if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR) and scheduler.total_steps < steps < float("inf"):
+            raise SettingsError(
+                f"the training has {steps:.0f} steps, but OneCycleLR ends after {scheduler.total_steps}; set its "
+                f"total_steps to {steps:.0f} (--model.lr_scheduler.total_steps), or the trainer's max_steps."
+            )
         interval = "step" if isinstance(scheduler, _PER_STEP_SCHEDULERS) else "epoch"
         config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):

@@ -6,7 +6,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_pose_zoo.codecs import HeatmapCodec
-from lightning_pose_zoo.errors import DatasetError
+from lightning_pose_zoo.errors import DatasetError, SettingsError
 from lightning_pose_zoo.losses import HeatmapLoss, HeatmapMSE
 from lightning_pose_zoo.methods.base import PoseModule
 from lightning_pose_zoo.methods.flip_test import flip_averaged
@@ -51,7 +51,7 @@ class HeatmapMethod(PoseModule):
     def _use(self, network: nn.Module, stride: int) -> None:
         """Take a network, checking that its maps are as fine as the codec's."""
         if stride != self.codec.stride:
-            raise ValueError(
+            raise SettingsError(
                 f"the network's maps have one cell for {stride} pixels, the codec's one for {self.codec.stride}; "
                 f"set the codec's stride to {stride}."
             )

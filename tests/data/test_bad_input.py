@@ -311,3 +311,60 @@ def test_annotations_are_columns(small_coco):
     columns = vars(table).values()
     assert not any(isinstance(column, (list, dict)) for column in columns)
     assert sum(column.nbytes for column in columns if hasattr(column, "nbytes")) < 20_000 * 200
+
+
+def _nothing(small):
+    """Leave the files as they are; the command line is what is wrong."""
+
+
+def _empty(small):
+    small.content["annotations"] = []
+
+
+def _no_picture(small):
+    (small.root / "images/picture3.png").write_text("no picture")
+
+
+CLI_CASES = {
+    "missing image folder": (_nothing, ["--data.train_images=nowhere"], ["nowhere", "does not exist"]),
+    "broken JSON": (_nothing, ["--data.train_annotations=broken.json"], ["broken.json", "line 1"]),
+    "wrong keypoint count": (
+        lambda small: small.content["annotations"][2]["keypoints"].pop(),
+        [],
+        ["annotations.json", "102", "14 values"],
+    ),
+    "no picture": (_no_picture, [], ["annotation 103", "picture3.png"]),
+    "empty training set": (_empty, [], ["annotations.json"]),
+    "unknown skeleton": (_nothing, ["--data.skeleton=coco71"], ["coco71", "Did you mean 'coco17'"]),
+}
+
+
+@pytest.mark.parametrize("case", CLI_CASES)
+def test_the_command_line_says_it_in_one_message(small_coco, capsys, case):
+    """Before training starts, naming file and annotation, without a traceback, and leaving the data as it was."""
+    from lightning_pose_zoo.cli import main
+
+    damage, arguments, expected = CLI_CASES[case]
+    damage(small_coco)
+    small_coco.write()
+    (small_coco.root / "broken.json").write_text('{"images": [')
+    before = {path: path.read_bytes() for path in small_coco.root.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                "fit", "--model=SimpleBaseline", "--model.backbone=resnet18", "--data=COCOKeypoints",
+                f"--data.root={small_coco.root}", "--data.train_annotations=annotations.json",
+                "--data.train_images=images", "--data.val_annotations=annotations.json", "--data.val_images=images",
+                "--data.skeleton=null", "--data.image_size=[64, 64]", "--data.num_workers=0",
+                "--trainer.accelerator=cpu", "--trainer.max_steps=1", "--trainer.enable_progress_bar=false",
+                f"--trainer.default_root_dir={small_coco.root / 'run'}", *arguments,
+            ]
+        )  # fmt: skip
+    # Only the last words are ours: log handlers of earlier tests may complain of their closed streams before.
+    error = capsys.readouterr().err.rpartition("Error: ")[2]
+    assert stop.value.code == 1
+    assert "Traceback" not in error
+    for words in expected:
+        assert words in error
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (small_coco.root / "run" / "checkpoints").exists()
