@@ -149,7 +149,8 @@ class PoseDataModule(L.LightningDataModule, ABC):
     def _loader(self, name: str, train: bool = False) -> DataLoader[PoseBatch]:
         dataset = self.datasets[name]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = PoseSampler(dataset, shuffle=train, pad=train, seed=self.seed, rank=rank, world_size=world_size)
+        shuffle = train and not dataset.random_order
+        sampler = PoseSampler(dataset, shuffle, pad=train, seed=self.seed, rank=rank, world_size=world_size)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,

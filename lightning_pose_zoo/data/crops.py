@@ -89,6 +89,9 @@ class CropDataset(Dataset[PoseBatch], ABC):
         self.augmentation = augmentation
         self.seed = seed
 
+    random_order = False
+    """Whether the order of the samples is a random one already, so that training need not shuffle them."""
+
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of persons."""

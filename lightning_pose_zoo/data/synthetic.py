@@ -26,12 +26,13 @@ _MOST_PEOPLE = 1000
 class SyntheticCrops(CropDataset):
     """Crops of rendered people; each picture is made when it is asked for.
 
-    Training shows one person of every scene, and other scenes every epoch. Evaluation shows every person of scenes that
-    are always the same.
+    Training shows one person of a scene at a time, and other scenes every epoch. Evaluation shows every person of
+    scenes that are always the same.
 
     Args:
         renderers: Renderers by the number of people in the picture.
         scenes: How many pictures.
+        crops_per_scene: How many crops in a row training takes of one picture.
         split: Decides, with the seed, who is in the pictures: nobody is in two splits.
         settings: How boxes become crops.
         augmentation: How crops are varied; None for no variation.
@@ -42,6 +43,7 @@ class SyntheticCrops(CropDataset):
         self,
         renderers: dict[int, PeopleRenderer],
         scenes: int,
+        crops_per_scene: int,
         split: Split,
         settings: CropSettings,
         augmentation: CropAugmentation | None,
@@ -53,8 +55,8 @@ class SyntheticCrops(CropDataset):
         self._stream = (seed, _SPLITS.index(split))
         counts = np.random.default_rng(self._stream).choice(sorted(renderers), scenes)
         self.people_in_scene = counts.astype(np.int64)
-        persons = np.arange(scenes) if split == "train" else np.repeat(np.arange(scenes), counts)
-        self.scene_of_sample = persons
+        self.random_order = split == "train"
+        self.scene_of_sample = np.repeat(np.arange(scenes), crops_per_scene if split == "train" else counts)
         self._last: tuple[tuple[int, int], Scene] | None = None
 
     def __len__(self) -> int:
@@ -76,7 +78,9 @@ class SyntheticCrops(CropDataset):
         scene = self.scene(index, key.epoch)
         people = len(scene.keypoints)
         first = int(np.searchsorted(self.scene_of_sample, index))
-        place = (key.epoch + index) % people if self.split == "train" else key.index - first
+        # The crops that training takes of one scene show its people in turn.
+        turn = key.epoch + index if self.split == "train" else 0
+        place = (turn + key.index - first) % people
         return Person(
             image=scene.image,
             keypoints=scene.keypoints[place],
@@ -92,13 +96,15 @@ class SyntheticCrops(CropDataset):
 class SyntheticPeople(PoseDataModule):
     """Rendered people, articulated in three dimensions, before cluttered backgrounds; nothing is downloaded.
 
-    Training never shows a picture twice: every epoch has other people. Keypoints that are hidden are labelled 1 at
-    their true place and count in the scores.
+    Every epoch of training has other people. Keypoints that are hidden are labelled 1 at their true place and count in
+    the scores.
 
     Args:
         skeleton: Any built-in skeleton, or one whose keypoints the body model has.
         image_size: Height and width of a crop in pixels.
-        train_size: Pictures per epoch.
+        train_size: Crops per epoch.
+        crops_per_picture: How many of them are cut out of one picture; 2, varied by an augmentation, save half of the
+            time for rendering.
         val_size: Pictures in the validation set, and as many others in the test set.
         people: Fewest and most people in a picture.
         max_turn: How far a body may turn away from facing the camera, degrees up to 180.
@@ -116,6 +122,7 @@ class SyntheticPeople(PoseDataModule):
         skeleton: str | dict[str, Any] | Skeleton = "coco17",
         image_size: tuple[int, int] = (128, 96),
         train_size: int = 8000,
+        crops_per_picture: int = 1,
         val_size: int = 500,
         people: tuple[int, int] = (1, 1),
         max_turn: float = 60.0,
@@ -130,7 +137,12 @@ class SyntheticPeople(PoseDataModule):
         if not 1 <= people[0] <= people[1] < _MOST_PEOPLE:
             raise DatasetError(f"people is {tuple(people)}; give the fewest and the most, as in [1, 4].")
         self._skeleton = get_skeleton(skeleton)
-        self.sizes = {"train": train_size, "val": val_size, "test": val_size}
+        if crops_per_picture < 1 or train_size % crops_per_picture:
+            raise DatasetError(
+                f"train_size is {train_size}; give a multiple of crops_per_picture, {crops_per_picture}."
+            )
+        self.scenes = {"train": train_size // crops_per_picture, "val": val_size, "test": val_size}
+        self.crops_per_picture = crops_per_picture
         # Crops are a little smaller than the boxes that they are cut by, so that nothing is blown up.
         picture = (round(image_size[0] * 1.25), round(image_size[0] * (1.0 if people[1] == 1 else 1.6)))
         self.renderers = {
@@ -146,7 +158,9 @@ class SyntheticPeople(PoseDataModule):
     def dataset(self, split: Split) -> CropDataset:
         """Build one split."""
         augmentation = self.augmentation if split == "train" else None
-        return SyntheticCrops(self.renderers, self.sizes[split], split, self.settings, augmentation, self.seed)
+        return SyntheticCrops(
+            self.renderers, self.scenes[split], self.crops_per_picture, split, self.settings, augmentation, self.seed
+        )
 
     def metrics(self) -> Sequence[PoseMetric]:
         """Return PCK at 0.2 and 0.1 of the torso's diameter; hidden keypoints count."""

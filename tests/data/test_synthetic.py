@@ -63,6 +63,18 @@ def test_crops_and_originals_agree():
     assert inside[labelled].float().mean() > 0.99
 
 
+def test_training_may_cut_several_crops_out_of_one_picture():
+    module = people(crops_per_picture=3, people=(2, 2))
+    train = module.datasets["train"]
+    assert len(train) == 12
+    batch = next(iter(module.train_dataloader()))
+    assert batch["image_id"].tolist() == [0, 0, 0, 1]
+    assert batch["person_id"].tolist() == [0, 1, 0, 1001]
+    assert len(people(crops_per_picture=3, people=(2, 2)).datasets["val"]) == 12
+    with pytest.raises(DatasetError, match="multiple of crops_per_picture"):
+        people(crops_per_picture=5)
+
+
 def test_workers_make_the_same_people():
     alone, helped = people(), people(num_workers=2)
     augmented = CropAugmentation(scale=0.2, rotation=30.0)
