@@ -30,6 +30,8 @@ class HRNet(HeatmapMethod):
         variant: Channels of the finest branch: w32 or w48 in the paper; w18, and w18_small_v2 and w18_small with fewer
             blocks.
         pretrained: Start from timm's ImageNet weights, downloaded at first use (the paper does).
+        paper_init: Without these, draw all convolutions from N(0, 0.001), as published; false leaves them as timm draws
+            them, which learns faster from random weights.
         codec: How keypoints become heatmaps and back; ``HeatmapCodec("msra")``, as published, by default.
         loss: ``HeatmapMSE``, as published, by default; ``HeatmapCrossEntropy`` learns better from random weights.
         flip_test: In evaluation average the maps with those of the mirrored crop.
@@ -46,6 +48,7 @@ class HRNet(HeatmapMethod):
         skeleton: SkeletonLike = "coco17",
         variant: HRNetVariant = "w32",
         pretrained: bool = False,
+        paper_init: bool = True,
         codec: HeatmapCodec | None = None,
         loss: HeatmapLoss | None = None,
         flip_test: bool = True,
@@ -55,5 +58,5 @@ class HRNet(HeatmapMethod):
         channels_last: bool = False,
     ) -> None:
         super().__init__(skeleton, codec, loss, flip_test, optimizer, lr_scheduler, normalization, channels_last)
-        network = HRNetNetwork(self.skeleton.num_keypoints, variant, pretrained)
+        network = HRNetNetwork(self.skeleton.num_keypoints, variant, pretrained, paper_init)
         self._use(network, network.stride)

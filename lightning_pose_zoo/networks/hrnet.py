@@ -30,11 +30,18 @@ class HRNetNetwork(nn.Module):
         num_keypoints: K.
         variant: Channels of the finest branch: w18, w32 or w48; w18_small and w18_small_v2 have fewer blocks.
         pretrained: Start from timm's ImageNet weights, downloaded at first use.
+        paper_init: Without these, draw all convolutions from N(0, 0.001), as published; else as timm draws them.
     """
 
     stride = 4
 
-    def __init__(self, num_keypoints: int, variant: HRNetVariant = "w32", pretrained: bool = False) -> None:
+    def __init__(
+        self,
+        num_keypoints: int,
+        variant: HRNetVariant = "w32",
+        pretrained: bool = False,
+        paper_init: bool = True,
+    ) -> None:
         super().__init__()
         import timm
 
@@ -44,7 +51,7 @@ class HRNetNetwork(nn.Module):
         last_exchange = self.backbone.stage4[-1]
         last_exchange.fuse_layers = last_exchange.fuse_layers[:1]
         self.final_layer = nn.Conv2d(self.backbone.feature_info.channels()[-1], num_keypoints, 1)
-        if not pretrained:
+        if paper_init and not pretrained:
             initialize_head(self.backbone)
         initialize_head(self.final_layer)
 
