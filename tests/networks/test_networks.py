@@ -90,6 +90,7 @@ def test_first_values_are_as_published():
     hrnet, baseline = HRNetNetwork(17, "w18"), SimpleBaselineNetwork(17, "resnet18")
     for layer in (hrnet.final_layer, hrnet.backbone.conv1, baseline.final_layer, baseline.deconv_layers[0]):
         assert layer.weight.std().item() == pytest.approx(0.001, rel=0.08)
+    assert HRNetNetwork(17, "w18_small", paper_init=False).backbone.conv1.weight.std() > 0.02
 
 
 @pytest.mark.parametrize("kernel", [4, 3, 2])
