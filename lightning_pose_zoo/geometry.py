@@ -22,7 +22,6 @@ __all__ = [
     "box_center_size",
     "boxes_from_keypoints",
     "clip_boxes",
-    "compose_affine",
     "crop_affine",
     "fit_aspect",
     "flip_keypoints",
@@ -177,15 +176,6 @@ def invert_affine(matrix: ArrayOrTensor) -> ArrayOrTensor:
         return torch.cat([inverse, -inverse @ matrix[..., 2:]], dim=-1)
     turned = np.linalg.inv(matrix[..., :2])
     return np.concatenate([turned, -turned @ matrix[..., 2:]], axis=-1)
-
-
-def compose_affine(second: ArrayOrTensor, first: ArrayOrTensor) -> ArrayOrTensor:
-    """Return the (..., 2, 3) matrices that do ``first`` and then ``second``."""
-    linear = second[..., :2] @ first[..., :2]
-    offset = second[..., :2] @ first[..., 2:] + second[..., 2:]
-    if isinstance(linear, Tensor):
-        return torch.cat([linear, offset], dim=-1)
-    return np.concatenate([linear, offset], axis=-1)
 
 
 def flip_keypoints(keypoints: ArrayOrTensor, width: int, permutation: list[int]) -> ArrayOrTensor:

@@ -263,10 +263,14 @@ def _sided(*parts: str) -> list[str]:
 _COCO_BODY = _sided("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 _MPII_LEGS = ["right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"]
 _MPII_ARMS = ["right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"]
+# Chains that every skeleton with these keypoints has; Human3.6M's legs end in feet.
 _LIMB_CHAINS = [
-    *(["left_shoulder left_elbow left_wrist", "right_shoulder right_elbow right_wrist"]),
-    *(["left_hip left_knee left_ankle", "right_hip right_knee right_ankle"]),
-    *(["left_hip left_knee left_foot", "right_hip right_knee right_foot"]),
+    "left_shoulder left_elbow left_wrist",
+    "right_shoulder right_elbow right_wrist",
+    "left_hip left_knee left_ankle",
+    "right_hip right_knee right_ankle",
+    "left_hip left_knee left_foot",
+    "right_hip right_knee right_foot",
 ]
 _GIRDLE = ["left_shoulder right_shoulder", "left_hip right_hip", "left_shoulder left_hip", "right_shoulder right_hip"]
 _COCO_FACE = ["left_ear left_eye nose right_eye right_ear", "left_ear left_shoulder", "right_ear right_shoulder"]

@@ -10,6 +10,7 @@ from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.data import SyntheticPeople
 from lightning_pose_zoo.losses import HeatmapCrossEntropy
 from lightning_pose_zoo.methods import HRNet, SimpleBaseline
+from lightning_pose_zoo.metrics import EPE
 from lightning_pose_zoo.skeletons import get_skeleton
 from lightning_pose_zoo.structures import Poses
 
@@ -190,3 +191,19 @@ def test_a_checkpoint_is_not_misread(tmp_path):
     loaded = SimpleBaseline.load_from_checkpoint(tmp_path / "model.ckpt", codec=HeatmapCodec("center"))
     assert loaded.codec.convention == "center"
     assert loaded.skeleton == get_skeleton("lsp14")
+
+
+def test_each_data_set_is_scored_by_its_own_metrics(people, trainer):
+    """A method that was trained on one data set and is tested on another must not keep the first one's protocol."""
+
+    class Others(SyntheticPeople):
+        def metrics(self):
+            return [EPE(self.skeleton)]
+
+    module = SimpleBaseline(skeleton=people.skeleton, backbone="resnet18", deconv_channels=(8, 8, 8))
+    trainer.fit(module, people)
+    assert "val/PCK@0.2" in trainer.callback_metrics
+    others = Others(skeleton="lsp14", image_size=(96, 64), val_size=3, batch_size=2)
+    [scores] = trainer.test(module, others, verbose=False)
+    assert "test/EPE" in scores
+    assert "test/PCK@0.2" not in scores

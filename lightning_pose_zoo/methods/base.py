@@ -95,7 +95,7 @@ class PoseModule(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Take the data set's metrics, or PCK by the box where a stranger's data set has none."""
-        if stage == "predict" or len(self.evaluation):
+        if stage == "predict":
             return
         datamodule: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(datamodule, "metrics"):
