@@ -1,7 +1,7 @@
-"""The command line: ``pose-zoo fit|validate|test|predict``.
+"""The command line: ``pose-zoo fit|validate|test|predict|evaluate|weights``.
 
-It is LightningCLI with all methods and data modules imported, so that they go by their bare names. ``--help`` and
-``--version`` are answered before anything heavy is imported.
+But for the last two it is LightningCLI with all methods and data modules imported, so that they go by their bare names.
+``--help`` and ``--version`` are answered before anything heavy is imported.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ commands
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test split
   predict    find keypoints in pictures; writes COCO results and drawn pictures
+  evaluate   score a file of COCO results, from any tool, and say what is wrong with it
+  weights    say what a file of weights is, what it fits, and with which recipe
 
 examples
   pose-zoo fit --config recipes/quickstart.yaml
@@ -77,7 +79,16 @@ def main(args: list[str] | None = None) -> None:
     from lightning_pose_zoo.errors import PoseZooError
 
     try:
-        build_cli(args)
+        if words[0] == "evaluate":
+            from lightning_pose_zoo.evaluate import main as evaluate
+
+            evaluate(words[1:])
+        elif words[0] == "weights":
+            from lightning_pose_zoo.weights_command import main as weights
+
+            weights(words[1:])
+        else:
+            build_cli(args)
     except Exception as error:
         # What a constructor raises comes wrapped in what the argument parser says of it.
         cause: BaseException | None = error

@@ -12,6 +12,8 @@ __all__ = [
     "PoseZooError",
     "SettingsError",
     "SkeletonError",
+    "TrainingError",
+    "UnsafeCheckpointError",
     "complain",
 ]
 
@@ -38,6 +40,14 @@ class SettingsError(PoseZooError, ValueError):
 
 class CheckpointError(PoseZooError):
     """A file of weights cannot be read or does not fit."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A file of weights asks for code to be run; it was not read."""
+
+
+class TrainingError(PoseZooError):
+    """Training cannot go on, such as after a loss of NaN."""
 
 
 class MetricError(PoseZooError):

@@ -7,6 +7,8 @@ heatmap already, what is trained with cross-entropy becomes one by a softmax.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 
 from lightning_pose_zoo.codecs.heatmap import HeatmapTargets
 
-__all__ = ["HeatmapCrossEntropy", "HeatmapLoss", "HeatmapMSE", "HeatmapOHKM"]
+__all__ = ["HeatmapCrossEntropy", "HeatmapLoss", "HeatmapMSE", "HeatmapOHKM", "stage_losses"]
 
 
 class HeatmapLoss(nn.Module, ABC):
@@ -37,6 +39,24 @@ class HeatmapLoss(nn.Module, ABC):
         return outputs.float()
 
 
+def stage_losses(
+    loss: HeatmapLoss, stages: Sequence[Tensor], targets: Sequence[HeatmapTargets], name: str
+) -> dict[str, Tensor]:
+    """Compare the maps of every stage with that stage's targets (intermediate supervision).
+
+    Args:
+        loss: What compares the maps of one stage.
+        stages: (N, K, h, w) of each stage, in order.
+        targets: Of each stage.
+        name: What a stage is called.
+
+    Returns:
+        The loss of each stage by name and number, counted from 1; their sum is minimised.
+    """
+    pairs = zip(stages, targets, strict=True)
+    return {f"{name}{number}": loss(maps, target) for number, (maps, target) in enumerate(pairs, start=1)}
+
+
 def _squared_errors(outputs: Tensor, targets: HeatmapTargets) -> Tensor:
     """Return half the mean squared error of each map, (N, K), 0 where the weight is."""
     errors = (outputs.float() - targets.heatmaps).square().mean(dim=(-1, -2))
@@ -44,14 +64,26 @@ def _squared_errors(outputs: Tensor, targets: HeatmapTargets) -> Tensor:
 
 
 class HeatmapMSE(HeatmapLoss):
-    """Mean squared error as in the HRNet and Simple Baselines repositories.
+    """Half the squared error; keypoints without a label are zero but do count in the mean.
 
-    Half the mean over all persons, keypoints and cells; keypoints without a label are zero but do count in the mean.
+    Args:
+        reduction: ``mean`` over all persons, keypoints and cells, as in the HRNet and Simple Baselines repositories; or
+            ``sum`` over the keypoints and cells and mean over the persons, as in Convolutional Pose Machines (Caffe's
+            Euclidean loss), which is K h w times as much.
     """
+
+    def __init__(self, reduction: Literal["mean", "sum"] = "mean") -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction is '{reduction}'; choose mean or sum.")
+        self.reduction = reduction
 
     def forward(self, outputs: Tensor, targets: HeatmapTargets) -> Tensor:
         """See ``HeatmapLoss.forward``."""
-        return _squared_errors(outputs, targets).mean()
+        errors = _squared_errors(outputs, targets)
+        if self.reduction == "sum":
+            return errors.sum(dim=1).mean() * (outputs.shape[-2] * outputs.shape[-1])
+        return errors.mean()
 
 
 class HeatmapOHKM(HeatmapLoss):
@@ -81,7 +113,20 @@ class HeatmapCrossEntropy(HeatmapLoss):
 
     It cannot be satisfied by maps of zeros, and so learns from random weights where mean squared error often stays
     there. The mean is over labelled keypoints.
+
+    Args:
+        sigma: Of the codec, in cells. It sets the scale of the scores alone; see ``to_heatmaps``.
     """
+
+    def __init__(self, sigma: float = 2.0) -> None:
+        super().__init__()
+        if sigma <= 0:
+            raise ValueError(f"sigma is {sigma}; it must be positive.")
+        self.sigma = sigma
+
+    def extra_repr(self) -> str:
+        """Show the settings where they are not the usual ones."""
+        return "" if self.sigma == 2.0 else f"sigma={self.sigma}"
 
     def forward(self, outputs: Tensor, targets: HeatmapTargets) -> Tensor:
         """See ``HeatmapLoss.forward``."""
@@ -93,8 +138,8 @@ class HeatmapCrossEntropy(HeatmapLoss):
     def to_heatmaps(self, outputs: Tensor) -> Tensor:
         """Turn logits (N, K, h, w) into heatmaps whose peak tells how certain the network is of the place.
 
-        The probabilities are divided by what the highest cell of the target has of them (a Gaussian of sigma 2), so
-        that scores are on the scale of the other losses: near 1 where the network is as sure as its targets.
+        The probabilities are divided by what the highest cell of the target has of them (2 pi sigma^2 less than
+        all), so that scores are on the scale of the other losses: near 1 where the network is as sure as its targets.
         """
         probabilities = outputs.float().flatten(2).softmax(dim=-1).reshape(outputs.shape)
-        return probabilities * (2 * torch.pi * 2.0**2)
+        return probabilities * (2 * torch.pi * self.sigma**2)

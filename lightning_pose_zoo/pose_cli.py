@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 # Bare class names work in recipes for classes that are imported, and only for those.
 from lightning_pose_zoo import callbacks, data, methods  # noqa: F401
+from lightning_pose_zoo.checkpoint_settings import (
+    checkpoint_differences,
+    checkpoint_settings,
+    with_checkpoint_settings,
+)
+from lightning_pose_zoo.checkpoints import AtomicCheckpointIO
 from lightning_pose_zoo.data.base import PoseDataModule
+from lightning_pose_zoo.loggers import ResumedCSVLogger
 from lightning_pose_zoo.methods.base import PoseModule
 
 __all__ = ["PoseCLI"]
@@ -49,14 +60,31 @@ class PoseCLI(LightningCLI):
         """Link the skeleton from data to model."""
         parser.link_arguments("data.skeleton_definition", "model.init_args.skeleton", apply_on="instantiate")
 
-    def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as the recipe and the command line say.
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line, on top of the settings of the checkpoint that it names.
 
-        Lightning would put a checkpoint's hyper-parameters over both, explicit flags included.
+        Raises:
+            CheckpointError: Where the checkpoint is damaged, or of another method.
         """
+        words = sys.argv[1:] if args is None else args
+        self._trained: dict[str, Any] | None = None
+        if isinstance(words, list):
+            path = _checkpoint_of(words)
+            self._trained = checkpoint_settings(path) if path else None
+            if self._trained:
+                words = with_checkpoint_settings(words, self._trained)
+        super().parse_arguments(parser, words)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it is: Lightning would put the checkpoint over recipes and flags."""
 
     def before_instantiate_classes(self) -> None:
-        """Keep the recipe that a model was trained with: only ``fit`` writes it down."""
+        """Say where the settings differ from the checkpoint's, and let only ``fit`` write a recipe down."""
+        if self._trained:
+            model = self._get(self.config, "model").as_dict()
+            resuming = self.subcommand == "fit"
+            for line in checkpoint_differences(self._trained, model["class_path"], model["init_args"], resuming):
+                rank_zero_info(f"model.{line}")
         if self.subcommand != "fit":
             self.save_config_callback = None
 
@@ -68,10 +96,34 @@ class PoseCLI(LightningCLI):
         if config["logger"] is None:
             place: dict[str, Any] = {"save_dir": folder, "name": "", "version": ""}
             logs = self.subcommand in (None, "fit") and not config["fast_dev_run"]
-            kwargs.setdefault("logger", [TensorBoardLogger(**place), CSVLogger(**place)] if logs else False)
+            table = ResumedCSVLogger if logs and self._get(self.config_init, "ckpt_path") else CSVLogger
+            kwargs.setdefault("logger", [TensorBoardLogger(**place), table(**place)] if logs else False)
+        if "plugins" not in kwargs and not _has_its_own_checkpoints(config):
+            plugins = config["plugins"] or []
+            plugins = plugins if isinstance(plugins, list) else [plugins]
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def _recipe_name(self) -> str:
         """Return the name of the first recipe on the command line, and of the method where there is none."""
         recipes = self._get(self.config, "config") or []
         return Path(str(recipes[0])).stem if recipes else type(self.model).__name__
+
+
+def _checkpoint_of(words: list[str]) -> Path | None:
+    """Return the checkpoint file that a command line names; None where it names none, or a word such as ``last``."""
+    name = None
+    for word, following in itertools.zip_longest(words, words[1:]):
+        if word == "--ckpt_path":
+            name = following
+        elif str(word).startswith("--ckpt_path="):
+            name = str(word).partition("=")[2]
+    return Path(name) if name and Path(name).is_file() else None
+
+
+def _has_its_own_checkpoints(config: Any) -> bool:
+    """Tell whether a strategy writes its checkpoints itself, in parts."""
+    strategy = config["strategy"]
+    name = strategy if isinstance(strategy, str) else strategy.get("class_path", "") if strategy else ""
+    return any(own in str(name).lower() for own in ("fsdp", "deepspeed", "modelparallel"))

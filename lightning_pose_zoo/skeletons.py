@@ -97,7 +97,7 @@ class Skeleton:
         name: What it is called.
         names: Name of each of the K keypoints.
         flip_pairs: Left/right pairs that change places in a mirrored picture.
-        limbs: Pairs of keypoints that are drawn as lines and that PCP scores.
+        limbs: Pairs of keypoints that are drawn as lines; PCP scores them where a skeleton is not a human one.
         sigmas: OKS fall-off of each keypoint; from the names where absent.
         upper_body: Keypoints of the upper body, for half-body crops.
         torso: Pairs whose distance is the torso's diameter, the first one that is labelled counts (PCK, PDJ).

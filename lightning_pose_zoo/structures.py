@@ -29,6 +29,11 @@ class PoseBatch(TypedDict, total=False):
     """(N, K, 2) float32, pixels of ``image``."""
     visibility: Tensor
     """(N, K) uint8; 0 not labelled, 1 labelled but hidden, 2 visible."""
+    others_keypoints: Tensor
+    """(N, M, K, 2) float32, pixels of ``image``: the other persons of each person's picture, M the most that any has;
+    only in top-down batches."""
+    others_visibility: Tensor
+    """(N, M, K) uint8, 0 also where there is no such person."""
     box: Tensor
     """(N, 4) float32, x0, y0, x1, y1 in pixels of ``image``."""
     area: Tensor

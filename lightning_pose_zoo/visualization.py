@@ -8,8 +8,6 @@ stay legible on a thumbnail and on a photograph, on snow and at night.
 from __future__ import annotations
 
 import math
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lightning_pose_zoo.errors import ImageError
+from lightning_pose_zoo.files import write_atomically
 from lightning_pose_zoo.skeletons import Color, Skeleton
 from lightning_pose_zoo.structures import PoseBatch, person_images
 
@@ -33,7 +32,6 @@ __all__ = [
     "legend",
     "save_picture",
     "to_picture",
-    "write_atomically",
     "write_batch_sheet",
 ]
 
@@ -375,24 +373,3 @@ def save_picture(path: Path, image: Picture) -> None:
         raise ImageError(f"'{path}': pictures are written as .png or .jpg, not as '{path.suffix}'.")
     _, encoded = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options[suffix])
     write_atomically(path, encoded.tobytes())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also when the process is killed or the disk is full.
-
-    Args:
-        path: An existing file is replaced; the folder is made where it is missing.
-        content: What the file shall hold.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the target's own folder, because a rename is atomic within one file system only.
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

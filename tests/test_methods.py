@@ -9,7 +9,7 @@ import torch
 from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.data import SyntheticPeople
 from lightning_pose_zoo.losses import HeatmapCrossEntropy
-from lightning_pose_zoo.methods import HRNet, SimpleBaseline
+from lightning_pose_zoo.methods import ConvolutionalPoseMachine, HRNet, SimpleBaseline, StackedHourglass
 from lightning_pose_zoo.metrics import EPE
 from lightning_pose_zoo.skeletons import get_skeleton
 from lightning_pose_zoo.structures import Poses
@@ -18,6 +18,12 @@ from lightning_pose_zoo.structures import Poses
 METHODS = [
     ("simple_baseline", SimpleBaseline, {"backbone": "resnet18", "deconv_channels": (32, 32, 32)}),
     ("hrnet", HRNet, {"variant": "w18"}),
+    ("stacked_hourglass", StackedHourglass, {"stacks": 2, "channels": 32}),
+    (
+        "convolutional_pose_machine",
+        ConvolutionalPoseMachine,
+        {"variant": "original_bn", "stages": 2, "channels": 16, "codec": HeatmapCodec("center", stride=8, sigma=0.875)},
+    ),
 ]
 table = pytest.mark.parametrize(("name", "method", "arguments"), METHODS, ids=[row[0] for row in METHODS])
 
@@ -137,8 +143,9 @@ def test_flip_test_is_symmetric(name, method, arguments, people):
     batch = {"image": torch.randint(0, 256, (3, 3, 96, 64), dtype=torch.uint8)}
     with torch.no_grad():
         # The first values give flat maps; these give one clear peak each.
-        spread = module.network(module.normalized(batch["image"])).std(dim=(0, 2, 3))
-        module.network.final_layer.weight.mul_((2 / spread)[:, None, None, None])
+        spread = module._maps(batch["image"]).std(dim=(0, 2, 3))
+        head = [layer for layer in module.network.modules() if isinstance(layer, torch.nn.Conv2d)][-1]
+        head.weight[: len(spread)].mul_((2 / spread)[:, None, None, None])
     mirrored = {"image": batch["image"].flip(-1)}
     with torch.no_grad():
         pose, mirror = module.estimate(batch).keypoints, module.estimate(mirrored).keypoints

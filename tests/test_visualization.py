@@ -1,5 +1,3 @@
-import os
-
 import cv2
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from lightning_pose_zoo.visualization import (
     legend,
     save_picture,
     to_picture,
-    write_atomically,
     write_batch_sheet,
 )
 
@@ -247,32 +244,6 @@ def test_png_files_keep_every_pixel_and_jpeg_files_the_colours(tmp_path):
     with pytest.raises(ImageError, match=r"\.png or \.jpg"):
         save_picture(tmp_path / "c.gif", image)
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["a.png", "b.JPG"]
-
-
-def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch):
-    path = tmp_path / "results.json"
-    write_atomically(path, b"old")
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        write_atomically(path, b"new and half written")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_is_complete_before_it_gets_its_name(tmp_path, monkeypatch):
-    path = tmp_path / "a.bin"
-    seen = []
-    sync = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda handle: (seen.append((path.exists(), os.fstat(handle).st_size)), sync(handle))
-    )
-    write_atomically(path, b"12345")
-    assert seen == [(False, 5)]
-    assert path.read_bytes() == b"12345"
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float"])

@@ -22,9 +22,10 @@ from lightning_pose_zoo.callbacks.draw_predictions import skeleton_of
 from lightning_pose_zoo.data.results import picture_rows, write_coco_results
 from lightning_pose_zoo.data.sampling import SampleKey
 from lightning_pose_zoo.errors import DatasetError, PoseZooError, complain
+from lightning_pose_zoo.files import write_atomically
 from lightning_pose_zoo.skeletons import Skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
-from lightning_pose_zoo.visualization import draw_poses, save_picture, write_atomically
+from lightning_pose_zoo.visualization import draw_poses, save_picture
 
 __all__ = ["WritePredictions"]
 
@@ -158,7 +159,8 @@ def _dataset_indices(keys: Sequence[Any] | None, rows: int) -> Integers | None:
     if keys is None or len(keys) != rows:
         return None
     indices = [key.index if isinstance(key, SampleKey) else key for key in keys]
-    return np.array(indices) if all(isinstance(index, (int, np.integer)) for index in indices) else None
+    whole = all(isinstance(index, (int, np.integer)) for index in indices)
+    return np.array(indices, dtype=np.int64) if whole else None
 
 
 def _joined(several: Sequence[Poses], keypoints: int) -> Poses:

@@ -4,6 +4,7 @@ from lightning_pose_zoo.data.augmentation import CropAugmentation
 from lightning_pose_zoo.data.base import PoseDataModule
 from lightning_pose_zoo.data.coco import COCOKeypoints
 from lightning_pose_zoo.data.crops import CropDataset, CropSettings, Person
+from lightning_pose_zoo.data.crowd_pose import CrowdPose
 from lightning_pose_zoo.data.labeled_frames import LabeledFrames
 from lightning_pose_zoo.data.lsp import LSP
 from lightning_pose_zoo.data.mpii import MPII
@@ -16,6 +17,7 @@ __all__ = [
     "CropAugmentation",
     "CropDataset",
     "CropSettings",
+    "CrowdPose",
     "LabeledFrames",
     "Person",
     "PoseDataModule",

@@ -14,16 +14,14 @@ from typing import Any, Literal
 import cv2
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
 
 from lightning_pose_zoo.data.augmentation import CropAugmentation
 from lightning_pose_zoo.data.crops import CropDataset, CropSettings
-from lightning_pose_zoo.data.sampling import PoseSampler
+from lightning_pose_zoo.data.sampling import PoseLoader, PoseSampler
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention
 from lightning_pose_zoo.metrics.rows import PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton
-from lightning_pose_zoo.structures import PoseBatch
 
 __all__ = ["PoseDataModule", "Split"]
 
@@ -146,12 +144,12 @@ class PoseDataModule(L.LightningDataModule, ABC):
             raise DatasetError(f"{type(self).__name__}: the {name} set is empty; nobody in it can be used.")
         self.datasets[name] = dataset
 
-    def _loader(self, name: str, train: bool = False) -> DataLoader[PoseBatch]:
+    def _loader(self, name: str, train: bool = False) -> PoseLoader:
         dataset = self.datasets[name]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         shuffle = train and not dataset.random_order
         sampler = PoseSampler(dataset, shuffle, pad=train, seed=self.seed, rank=rank, world_size=world_size)
-        return DataLoader(
+        loader = PoseLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -165,19 +163,23 @@ class PoseDataModule(L.LightningDataModule, ABC):
             # Its own generator: otherwise a loader draws from the global one and so changes the model's random numbers.
             generator=torch.Generator().manual_seed(self.seed),
         )
+        trainer: Any = self.trainer
+        if train and trainer:
+            loader.batches_done = lambda: trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        return loader
 
-    def train_dataloader(self) -> DataLoader[PoseBatch]:
+    def train_dataloader(self) -> PoseLoader:
         """Return shuffled, varied crops."""
         return self._loader("train", train=True)
 
-    def val_dataloader(self) -> DataLoader[PoseBatch]:
+    def val_dataloader(self) -> PoseLoader:
         """Return each person of the validation set once."""
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader[PoseBatch]:
+    def test_dataloader(self) -> PoseLoader:
         """Return each person of the test set once."""
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader[PoseBatch]:
+    def predict_dataloader(self) -> PoseLoader:
         """Return each person of the prediction set once."""
         return self._loader("predict")

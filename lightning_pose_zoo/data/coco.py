@@ -141,10 +141,14 @@ class COCOKeypoints(PoseDataModule):
         detected, scores = read_boxes(self.val_boxes, table, int(category["id"]))
         return TableCrops(detected, self.settings, box_scores=scores)
 
-    def metrics(self) -> Sequence[PoseMetric]:
-        """Return average precision over the validation set and PCK relative to the box."""
+    def ground_truth(self) -> GroundTruth:
+        """Return all annotations of the validation set, as they are scored.
+
+        Raises:
+            DatasetError: Where annotations or pictures are missing or wrong.
+        """
         table, visited = self.table("val"), self._evaluated().table
-        truth = GroundTruth(
+        return GroundTruth(
             image_ids=table.image_ids,
             image_rows=table.image_rows,
             person_ids=table.person_ids,
@@ -155,8 +159,11 @@ class COCOKeypoints(PoseDataModule):
             is_crowd=table.is_crowd,
             sampled_image_ids=visited.image_ids[np.unique(visited.image_rows)],
         )
+
+    def metrics(self) -> Sequence[PoseMetric]:
+        """Return average precision over the validation set and PCK relative to the box."""
         return [
-            OKSMeanAveragePrecision(self.skeleton, annotations=truth),
+            OKSMeanAveragePrecision(self.skeleton, annotations=self.ground_truth()),
             PCK(self.skeleton, thresholds=(0.2, 0.05), normalize_by="box"),
         ]
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -58,6 +58,8 @@ class Person:
         image_id: The data set's id of the picture.
         person_id: The data set's id of the person.
         box_score: The detector's confidence in the box; NaN where the box is the truth.
+        others_keypoints: (M, K, 2) float32, of the other persons in the picture; None where it is not known who is.
+        others_visibility: (M, K) uint8.
     """
 
     image: npt.NDArray[np.uint8] | Path
@@ -69,6 +71,8 @@ class Person:
     image_id: int
     person_id: int
     box_score: float = float("nan")
+    others_keypoints: npt.NDArray[np.float32] | None = None
+    others_visibility: npt.NDArray[np.uint8] | None = None
 
 
 class CropDataset(Dataset[PoseBatch], ABC):
@@ -116,13 +120,19 @@ class CropDataset(Dataset[PoseBatch], ABC):
             sample = key if isinstance(key, SampleKey) else SampleKey(0, key)
             for name, value in self._crop(self.load(sample), sample, images[slot]).items():
                 columns.setdefault(name, []).append(value)
+        _pad_others(columns)
         batch: dict[str, torch.Tensor] = {"image": torch.from_numpy(images).permute(0, 3, 1, 2)}
         for name, values in columns.items():
-            dtype = np.uint8 if name == "visibility" else np.int64 if name.endswith("_id") else np.float32
+            dtype = np.uint8 if name.endswith("visibility") else np.int64 if name.endswith("_id") else np.float32
             batch[name] = torch.from_numpy(np.asarray(values, dtype=dtype))
         if torch.isnan(batch["box_score"]).all():
             del batch["box_score"]
         return cast("PoseBatch", batch)
+
+    def nobody(self) -> PoseBatch:
+        """Return a batch of no samples, with all that a batch holds."""
+        columns = cast("dict[str, torch.Tensor]", self[0])
+        return cast("PoseBatch", {name: value[:0] for name, value in columns.items()})
 
     def _crop(
         self, person: Person, key: SampleKey, slot: npt.NDArray[np.uint8]
@@ -144,15 +154,9 @@ class CropDataset(Dataset[PoseBatch], ABC):
         cv2.warpAffine(image, matrix, (width, height), dst=slot, flags=cv2.INTER_LINEAR)
         if self.augmentation and rng is not None:
             slot[:] = self.augmentation.recolor(slot, rng)
-        keypoints = geometry.apply_affine(person.keypoints.astype(np.float64), matrix)
-        visibility = person.visibility
-        if flip:
-            keypoints, visibility = (
-                keypoints[self.skeleton.flip_permutation],
-                visibility[self.skeleton.flip_permutation],
-            )
+        keypoints, visibility = self._cropped_keypoints(person.keypoints, person.visibility, matrix, flip)
         sample: dict[str, npt.NDArray[np.generic] | float | int] = {
-            "keypoints": np.where((visibility > 0)[:, None], keypoints, 0),
+            "keypoints": keypoints,
             "visibility": visibility,
             "box": _warped_box(person.box, matrix),
             "area": person.area,
@@ -164,7 +168,36 @@ class CropDataset(Dataset[PoseBatch], ABC):
         }
         if self.augmentation is None:
             sample |= {"original_keypoints": person.keypoints, "original_box": person.box}
+        if person.others_keypoints is not None and person.others_visibility is not None:
+            sample["others_keypoints"], sample["others_visibility"] = self._cropped_keypoints(
+                person.others_keypoints, person.others_visibility, matrix, flip
+            )
         return sample
+
+    def _cropped_keypoints(
+        self,
+        keypoints: npt.NDArray[np.float32],
+        visibility: npt.NDArray[np.uint8],
+        matrix: npt.NDArray[np.float64],
+        flip: bool,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+        """Map (..., K, 2) keypoints into a crop; those without a label are 0, mirrored ones change sides."""
+        mapped = geometry.apply_affine(keypoints.reshape(-1, 2).astype(np.float64), matrix).reshape(keypoints.shape)
+        if flip:
+            permutation = self.skeleton.flip_permutation
+            mapped, visibility = mapped[..., permutation, :], visibility[..., permutation]
+        return np.where((visibility > 0)[..., None], mapped, 0), visibility
+
+
+def _pad_others(columns: dict[str, list[Any]]) -> None:
+    """Bring the other persons of a batch's pictures to the same number, by persons without a label."""
+    for name in ("others_keypoints", "others_visibility"):
+        if name in columns:
+            most = max(len(value) for value in columns[name])
+            columns[name] = [
+                np.concatenate([value, np.zeros((most - len(value), *value.shape[1:]), value.dtype)])
+                for value in columns[name]
+            ]
 
 
 def _rows_needed(matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> int:
@@ -204,6 +237,8 @@ class TableCrops(CropDataset):
         super().__init__(table.skeleton, settings, augmentation, seed)
         self.table = table
         self.box_scores = box_scores
+        self._rows_by_image = np.argsort(table.image_rows, kind="stable")
+        self._sorted_images = table.image_rows[self._rows_by_image]
 
     def __len__(self) -> int:
         """Return the number of persons."""
@@ -213,6 +248,9 @@ class TableCrops(CropDataset):
         """Return one person and the file of its picture."""
         table, row = self.table, key.index
         image_row = int(table.image_rows[row])
+        first, last = np.searchsorted(self._sorted_images, (image_row, image_row + 1))
+        beside = self._rows_by_image[first:last]
+        beside = beside[beside != row]
         return Person(
             image=table.path(image_row),
             keypoints=table.keypoints[row],
@@ -223,4 +261,6 @@ class TableCrops(CropDataset):
             image_id=int(table.image_ids[image_row]),
             person_id=int(table.person_ids[row]),
             box_score=float("nan") if self.box_scores is None else float(self.box_scores[row]),
+            others_keypoints=table.keypoints[beside],
+            others_visibility=table.visibility[beside],
         )

@@ -25,7 +25,7 @@ from lightning_pose_zoo.data.images import image_size as size_of_image
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError, ImageError
 from lightning_pose_zoo.geometry import CropConvention, box_area
-from lightning_pose_zoo.metrics import EPE, PCK, PoseMetric
+from lightning_pose_zoo.metrics import EPE, PCK, RMSE, PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["LabeledFrames", "read_labeled_frames", "read_names"]
@@ -138,8 +138,8 @@ class LabeledFrames(PoseDataModule):
         return TableCrops(table.select(np.sort(shuffled[:held_out])), self.settings)
 
     def metrics(self) -> Sequence[PoseMetric]:
-        """Return the mean error in pixels and PCK relative to the frame's larger side."""
-        return [EPE(self.skeleton), PCK(self.skeleton, thresholds=(0.05, 0.1), normalize_by="box")]
+        """Return the mean error and RMSE in pixels, and PCK relative to the frame's larger side."""
+        return [EPE(self.skeleton), RMSE(self.skeleton), PCK(self.skeleton, thresholds=(0.05, 0.1), normalize_by="box")]
 
 
 def find_annotations(root: Path, annotations: str | None) -> list[Path]:

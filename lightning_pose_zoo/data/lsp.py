@@ -25,7 +25,7 @@ from lightning_pose_zoo.data.matlab import read_matlab
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, box_area, boxes_from_keypoints
-from lightning_pose_zoo.metrics import PCK, PoseMetric
+from lightning_pose_zoo.metrics import PCK, PCP, PDJ, PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["LSP", "read_lsp"]
@@ -119,8 +119,12 @@ class LSP(PoseDataModule):
         return TableCrops(table.select(table.trainable()), self.settings, self.augmentation, self.seed)
 
     def metrics(self) -> Sequence[PoseMetric]:
-        """Return PCK at 0.2 and 0.1 of the torso's diameter."""
-        return [PCK(self.skeleton, thresholds=(0.2, 0.1), normalize_by="torso")]
+        """Return PCK and PDJ at 0.2 and 0.1 of the torso's diameter, and strict PCP."""
+        return [
+            PCK(self.skeleton, thresholds=(0.2, 0.1), normalize_by="torso"),
+            PDJ(self.skeleton, thresholds=(0.2, 0.1)),
+            PCP(self.skeleton, variant="strict"),
+        ]
 
 
 def read_lsp(root: Path) -> AnnotationTable:

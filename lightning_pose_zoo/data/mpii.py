@@ -29,7 +29,7 @@ from lightning_pose_zoo.data.matlab import read_matlab
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, box_area
-from lightning_pose_zoo.metrics import PCKh, PoseMetric
+from lightning_pose_zoo.metrics import AUC, PCKh, PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["MPII", "read_mpii"]
@@ -116,8 +116,11 @@ class MPII(PoseDataModule):
         return TableCrops(table, self.settings)
 
     def metrics(self) -> Sequence[PoseMetric]:
-        """Return PCKh at 0.5 and 0.1."""
-        return [PCKh(self.skeleton, thresholds=(0.5, 0.1))]
+        """Return PCKh at 0.5 and 0.1, and the area under its curve up to 0.5."""
+        return [
+            PCKh(self.skeleton, thresholds=(0.5, 0.1)),
+            AUC(self.skeleton, max_threshold=0.5, num_thresholds=51, normalize_by="head", convention="mpii"),
+        ]
 
 
 def read_mpii(annotations: Path, images: Path, head_boxes: Path | None = None) -> AnnotationTable:

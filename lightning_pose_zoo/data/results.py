@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from lightning_pose_zoo.errors import DatasetError, complain
+from lightning_pose_zoo.files import write_atomically
 from lightning_pose_zoo.geometry import xywh_to_xyxy
 from lightning_pose_zoo.structures import PoseBatch, Poses
-from lightning_pose_zoo.visualization import write_atomically
 
 __all__ = ["picture_rows", "read_coco_results", "write_coco_results"]
 

@@ -90,6 +90,8 @@ class SyntheticCrops(CropDataset):
             head_size=float(scene.head_sizes[place]),
             image_id=index,
             person_id=index * _MOST_PEOPLE + place,
+            others_keypoints=np.delete(scene.keypoints, place, axis=0),
+            others_visibility=np.delete(scene.visibility, place, axis=0),
         )
 
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from lightning_pose_zoo.errors import CheckpointError, SettingsError, complain
+from lightning_pose_zoo.callbacks.exact_resume import ExactResume
+from lightning_pose_zoo.callbacks.stop_on_non_finite_loss import StopOnNonFiniteLoss
+from lightning_pose_zoo.checkpoints import verify_checkpoint
+from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.methods.normalization import Normalization
+from lightning_pose_zoo.methods.remembering import parts_of, plain_arguments, refuse_other_parts
 from lightning_pose_zoo.metrics.rows import PoseMetric
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
@@ -22,15 +27,6 @@ from lightning_pose_zoo.structures import PoseBatch, Poses
 __all__ = ["PoseModule"]
 
 _PER_STEP_SCHEDULERS = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
-
-
-def _is_plain(value: Any) -> bool:
-    """Tell whether a value survives a checkpoint that is read with ``weights_only=True``."""
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return value is None or type(value) in (str, int, float, bool)
 
 
 class PoseModule(L.LightningModule, ABC):
@@ -71,9 +67,9 @@ class PoseModule(L.LightningModule, ABC):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`.*")
             self.save_hyperparameters()
-        kept = {name: value for name, value in self.hparams.items() if _is_plain(value)}
+        given = dict(self.hparams) | {"skeleton": self.skeleton.to_dict()}
         self.hparams.clear()
-        self.save_hyperparameters({**kept, "skeleton": self.skeleton.to_dict()})
+        self.save_hyperparameters(plain_arguments(type(self).__name__, given))
 
     @abstractmethod
     def losses(self, batch: PoseBatch) -> dict[str, Tensor]:
@@ -106,6 +102,11 @@ class PoseModule(L.LightningModule, ABC):
             metrics = [PCK(self.skeleton, thresholds=(0.2,), normalize_by="box")]
         self.evaluation = nn.ModuleList(metrics)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring along what every training needs: exact resuming, and an end where the loss is NaN."""
+        there = [type(callback) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
+        return [callback() for callback in (ExactResume, StopOnNonFiniteLoss) if callback not in there]
+
     def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
         """Return the sum of the losses of a batch."""
         losses = self.losses(batch)
@@ -118,6 +119,8 @@ class PoseModule(L.LightningModule, ABC):
 
     def validation_step(self, batch: PoseBatch, batch_idx: int) -> dict[str, Poses]:
         """Score a batch; the poses go on to the callbacks."""
+        if not len(batch["image"]):  # a process without a sample, see data.sampling.PoseLoader
+            return {"poses": Poses.empty(self.skeleton.num_keypoints)}
         poses = self.estimate(batch)
         for metric in self.evaluation:
             metric.update_batch(poses, batch)  # type: ignore[operator]
@@ -129,7 +132,8 @@ class PoseModule(L.LightningModule, ABC):
 
     def predict_step(self, batch: PoseBatch, batch_idx: int) -> Poses:
         """Return the persons of a batch."""
-        return self.estimate(batch).cpu()
+        found = len(batch["image"]) > 0
+        return self.estimate(batch).cpu() if found else Poses.empty(self.skeleton.num_keypoints)
 
     def on_validation_epoch_end(self) -> None:
         """Log what the data set's metrics say."""
@@ -169,14 +173,25 @@ class PoseModule(L.LightningModule, ABC):
             config["monitor"] = getattr(scheduler, "monitor", "train/loss")
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
 
-    def _parts(self) -> dict[str, str]:
-        """Describe the parts that decide what the network's output means: codec, loss, normalisation, ..."""
-        children = dict(self.named_children())
-        return {name: repr(part) for name, part in children.items() if name not in ("network", "evaluation")}
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Build a method from a checkpoint, as Lightning does, after its checksum was verified.
+
+        Args:
+            checkpoint_path: The file.
+            args: As for Lightning's.
+            kwargs: As for Lightning's, with ``weights_only`` always True; and arguments of the constructor, such as a
+                codec that was made in Python.
+
+        Raises:
+            CheckpointError: Where the file is damaged, or does not fit.
+        """
+        verify_checkpoint(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs | {"weights_only": True})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down what the network's output means."""
-        checkpoint["parts"] = self._parts()
+        checkpoint |= {"method": type(self).__name__, "parts": parts_of(self)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights whose output would be misread.
@@ -184,12 +199,4 @@ class PoseModule(L.LightningModule, ABC):
         Raises:
             CheckpointError: Where a part differs from the one that the weights were trained with.
         """
-        own, trained = self._parts(), checkpoint.get("parts", {})
-        problems = [
-            f"{name}: trained with {trained[name]}, but this is {own[name]}"
-            for name in own
-            if name in trained and own[name] != trained[name]
-        ]
-        if problems:
-            remedy = "Give the method the same parts, as in load_from_checkpoint(path, codec=...), or the same recipe."
-            raise CheckpointError(complain(f"the checkpoint of a {type(self).__name__}", problems, remedy))
+        refuse_other_parts(self, checkpoint.get("parts", {}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_pose_zoo.association import rescored
 from lightning_pose_zoo.geometry import apply_affine
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
@@ -35,10 +36,7 @@ def poses_from_crops(keypoints: Tensor, scores: Tensor, batch: PoseBatch, confid
         N persons, in the order of the batch.
     """
     count = keypoints.shape[0]
-    sure = scores > confident
-    person_scores = (scores * sure).sum(dim=1) / sure.sum(dim=1).clamp(min=1)
-    if "box_score" in batch:
-        person_scores = person_scores * torch.nan_to_num(batch["box_score"], nan=1.0)
+    person_scores = rescored(scores, batch.get("box_score"), confident)
     to_original = identity_affine(batch)
     running = torch.arange(count, device=keypoints.device)
     if "original_box" in batch:

@@ -31,7 +31,8 @@ class OKSMeanAveragePrecision(PoseMetric):
     ``AP`` and ``AR`` are means over the OKS thresholds 0.50, 0.55, ..., 0.95; then AP50, AP75, AP_M and AP_L (persons
     of 32^2 to 96^2 square pixels, and larger), and the same for AR. All in 0..1, and NaN where no such person is
     annotated. At most 20 predictions count per image. Crowds and persons without a labelled keypoint count neither as
-    missed nor, for who finds them, as wrong. The numbers equal those of pycocotools.
+    missed nor, for who finds them, as wrong. The numbers equal those of pycocotools. Where ``annotations`` have a crowd
+    index, AP_easy, AP_medium and AP_hard follow, as for CrowdPose.
 
     An image is scored once: predictions and persons that come again with the same image and person (a distributed
     sampler repeats some) are dropped.
@@ -155,12 +156,16 @@ class OKSMeanAveragePrecision(PoseMetric):
             self._append_truth(truth, truth_images, ids, torch.zeros(len(truth_images), dtype=torch.bool))
 
     def compute(self) -> dict[str, Tensor]:
-        """Return COCO's ten numbers; NaN where nobody of the size is annotated."""
+        """Return COCO's ten numbers, and three by crowding with a crowd index; NaN where nobody such is annotated."""
+        values = average_precision(*self.gathered(), self.sigmas)
+        return self.results({name: math.nan if value < 0 else value for name, value in values.items()})
+
+    def gathered(self) -> tuple[GroundTruth, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return what is scored: the truth, and image ids (P,), keypoints (P, K, 2) and scores (P,), nobody twice."""
         image_ids, ids, keypoints, scores = (self.rows(f"pose_{name}").numpy() for name in _POSE_COLUMNS)
         keep = first_rows(image_ids, ids)
         truth = self._truth(np.unique(self.rows("visited_image_ids").numpy()))
-        values = average_precision(truth, image_ids[keep], keypoints[keep], scores[keep], self.sigmas)
-        return self.results({name: math.nan if value < 0 else value for name, value in values.items()})
+        return truth, image_ids[keep], keypoints[keep], scores[keep]
 
     def _truth(self, visited: npt.NDArray[np.int64]) -> GroundTruth:
         """Return the persons of the visited images, or of all where a whole run visited no others."""

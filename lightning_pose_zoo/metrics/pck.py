@@ -1,36 +1,36 @@
-"""PCK and PCKh as torchmetrics classes."""
+"""PCK, PDJ and PCKh as torchmetrics classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import torch
 from torch import Tensor
 
 from lightning_pose_zoo.errors import MetricError
 from lightning_pose_zoo.metrics.functional.pck import (
     Average,
     PCKhConvention,
+    diameter_pairs,
     fraction_within,
-    pair_distance,
     pckh_keypoints,
 )
+from lightning_pose_zoo.metrics.normalized import NormalizeBy, NormalizedMetric, head_sizes
 from lightning_pose_zoo.metrics.rows import KeypointMetric, Truth
 from lightning_pose_zoo.skeletons import SkeletonLike
 
-__all__ = ["PCK", "PCKh"]
+__all__ = ["PCK", "PDJ", "PCKh"]
 
 
-class PCK(KeypointMetric):
+class PCK(NormalizedMetric):
     """Percentage of correct keypoints: within a fraction of the person's size, as a fraction in 0..1.
 
-    All keypoints with a visibility above 0 count, hidden ones as well. ``PCK@0.2`` is the mean; ``PCK@0.2/left_wrist``
-    and so on are the keypoints' own fractions.
+    A keypoint is right where |prediction - truth| <= threshold * size. All keypoints with a visibility above 0 count,
+    hidden ones as well. ``PCK@0.2`` is the mean; ``PCK@0.2/left_wrist`` and so on are the keypoints' own fractions.
 
     Which mean is meant differs between projects: ``micro``, ours, is over all labelled keypoints, so that a keypoint
     that is labelled more often weighs more; ``macro`` is the plain mean over those keypoints that are ever labelled.
-    mmpose reports ``average="macro", strict=True``.
+    mmpose reports ``average="macro", strict=True``. Boxes are measured by their longer side, as Yang & Ramanan do;
+    mmpose 1.x takes the larger coordinate of the box's lower right corner for it, so that its figures are higher.
 
     Persons whose size is unknown (no pair of the torso is labelled) are left out, and counted in a warning.
 
@@ -38,14 +38,15 @@ class PCK(KeypointMetric):
 
     Args:
         skeleton: What the keypoints are: a built-in name, a YAML file, a definition or a ``Skeleton``.
-        thresholds: Fractions of the size within which a keypoint is right.
+        thresholds: Fractions of the size within which a keypoint is right; pixels with ``normalize_by`` pixel.
         normalize_by: The person's size: ``torso``, from a shoulder to the opposite hip (the first labelled pair of
-            ``Skeleton.torso``); ``box``, the longer side of the true box; ``head``, as in PCKh.
+            ``Skeleton.torso``); ``box``, the longer side of the true box; ``head``, as in PCKh; ``pixel``, none: the
+            thresholds are pixels. Any other size is given to ``update`` as ``normalizer``.
         strict: Whether a distance of exactly the threshold is wrong.
         average: ``micro`` or ``macro``, see above.
 
     Raises:
-        MetricError: Where the skeleton has no torso to normalise by.
+        MetricError: Where ``normalize_by`` is unknown or the skeleton has no torso to normalise by.
 
     Example:
         >>> import torch
@@ -63,77 +64,61 @@ class PCK(KeypointMetric):
         self,
         skeleton: SkeletonLike = "coco17",
         thresholds: Sequence[float] = (0.2,),
-        normalize_by: Literal["torso", "box", "head"] = "torso",
+        normalize_by: NormalizeBy = "torso",
         strict: bool = False,
         average: Average = "micro",
     ) -> None:
-        if normalize_by not in ("torso", "box", "head"):
-            raise MetricError(f"normalize_by is '{normalize_by}'; PCK knows torso, box and head.")
         super().__init__(skeleton, normalize_by)
-        if normalize_by == "torso" and not self.skeleton.torso:
-            raise MetricError(
-                f"skeleton '{self.skeleton.name}' has no torso; use normalize_by 'box' or define 'torso'."
-            )
         self.thresholds = tuple(thresholds)
-        self.normalize_by = normalize_by
         self.strict = strict
         self.average: Average = average
 
-    def update(
-        self,
-        keypoints: Tensor,
-        target: Tensor,
-        visibility: Tensor,
-        normalizer: Tensor | None = None,
-        ids: Tensor | None = None,
-    ) -> None:
-        """Take in persons.
-
-        Args:
-            keypoints: (N, K, 2) predicted, pixels.
-            target: (N, K, 2) true, pixels.
-            visibility: (N, K); keypoints above 0 count.
-            normalizer: (N,) pixels, the size of each person; None: measured on ``target`` (torso and head only).
-            ids: (N,) int64, by which persons that a distributed sampler repeats are dropped; None: every row counts.
-
-        Raises:
-            MetricError: Where a shape does not fit, something is NaN or infinite, or the box's size is not given.
-        """
-        if normalizer is None:
-            normalizer = self._size_of_keypoints(target, visibility)
-        self.add(keypoints, target, visibility, normalizer, ids)
-
-    def _size_of_keypoints(self, target: Tensor, visibility: Tensor) -> Tensor:
-        if self.normalize_by == "box":
-            raise MetricError("PCK normalised by boxes needs their longer side as 'normalizer' (N,).")
-        pairs = self.skeleton.torso if self.normalize_by == "torso" else self.skeleton.head
-        return pair_distance(target, visibility, pairs)
-
-    def sizes(self, truth: Truth) -> Tensor:
-        """Return the size of each person, (N,) pixels."""
-        if self.normalize_by == "head":
-            return _head_sizes(self, truth)
-        if self.normalize_by == "torso":
-            return self._size_of_keypoints(truth.keypoints, truth.visibility)
-        if truth.boxes is not None:
-            return (truth.boxes[:, 2:] - truth.boxes[:, :2]).amax(dim=1)
-        # Data without boxes: the one around the labelled keypoints; NaN, and so left out, where there are none.
-        labelled = (truth.visibility > 0)[..., None]
-        high = truth.keypoints.masked_fill(~labelled, -torch.inf).amax(dim=1)
-        low = truth.keypoints.masked_fill(~labelled, torch.inf).amin(dim=1)
-        longer = (high - low).amax(dim=1)
-        return torch.where(longer > 0, longer, torch.nan)
-
     def compute(self) -> dict[str, Tensor]:
         """Return ``PCK@<threshold>`` and ``PCK@<threshold>/<keypoint>``; NaN where nothing counts."""
-        errors = self.errors()
-        values: dict[str, float] = {}
-        for threshold in self.thresholds:
-            name = f"PCK@{threshold:g}"
-            values[name] = float(fraction_within(errors, threshold, self.strict, self.average))
-            single = fraction_within(errors, threshold, self.strict, average=None).tolist()
-            values |= {f"{name}/{part}": value for part, value in zip(self.skeleton.names, single, strict=True)}
-        return self.results(values)
+        return _fractions(self, "PCK", self.thresholds, self.strict, self.average)
+
+
+class PDJ(NormalizedMetric):
+    """Percentage of detected joints: within a fraction of the torso's diameter, as a fraction in 0..1.
+
+    A joint is detected where |prediction - truth| <= threshold * diameter, and the diameter is the distance of left
+    shoulder and right hip in the true pose; of right shoulder and left hip where those are not labelled. ``PDJ@0.2``
+    is over all labelled joints, ``PDJ@0.2/left_wrist`` and so on are the joints' own fractions. The evaluation code of
+    LSP calls the same PCK.
+
+    Persons without a labelled torso are left out, and counted in a warning.
+
+    Source: Toshev & Szegedy, "DeepPose: Human Pose Estimation via Deep Neural Networks", CVPR 2014; Sapp & Taskar,
+    "MODEC: Multimodal Decomposable Models for Human Pose Estimation", CVPR 2013.
+
+    Args:
+        skeleton: What the keypoints are: a built-in name, a YAML file, a definition or a ``Skeleton``.
+        thresholds: Fractions of the diameter within which a joint is detected.
+
+    Raises:
+        MetricError: Where the skeleton has no torso.
+
+    Example:
+        >>> import torch
+        >>> metric = PDJ(skeleton="lsp14")
+        >>> target = torch.zeros(1, 14, 2)
+        >>> target[0, 9], target[0, 2] = torch.tensor([0.0, 0.0]), torch.tensor([30.0, 40.0])  # a diameter of 50 pixels
+        >>> metric.update(target + torch.tensor([6.0, 0.0]), target, torch.ones(1, 14))
+        >>> {name: float(value) for name, value in metric.compute().items() if "/" not in name}
+        {'PDJ@0.2': 1.0, 'PDJ@0.1': 0.0}
+    """
+
+    higher_is_better = True
+    plot_upper_bound = 1.0
+
+    def __init__(self, skeleton: SkeletonLike = "lsp14", thresholds: Sequence[float] = (0.2, 0.1)) -> None:
+        super().__init__(skeleton, "torso", size_name="diameter")
+        self.thresholds = tuple(thresholds)
+        self.size_pairs = diameter_pairs(self.skeleton)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Return ``PDJ@<threshold>`` and ``PDJ@<threshold>/<keypoint>``; NaN where nothing counts."""
+        return _fractions(self, "PDJ", self.thresholds, strict=False, average="micro")
 
 
 class PCKh(KeypointMetric):
@@ -194,7 +179,7 @@ class PCKh(KeypointMetric):
 
     def sizes(self, truth: Truth) -> Tensor:
         """Return the size of each head, (N,) pixels: as annotated, else from the skeleton's ``head`` pairs."""
-        return _head_sizes(self, truth)
+        return head_sizes(self, truth)
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``PCKh@<threshold>``, its keypoints and its groups; NaN where nothing counts."""
@@ -220,9 +205,14 @@ class PCKh(KeypointMetric):
         return {group: members for group, members in groups.items() if members}
 
 
-def _head_sizes(metric: KeypointMetric, truth: Truth) -> Tensor:
-    measured = pair_distance(truth.keypoints, truth.visibility, metric.skeleton.head)
-    if truth.head_sizes is None:
-        return measured
-    annotated = truth.head_sizes.to(measured.dtype)
-    return torch.where((annotated > 0) & annotated.isfinite(), annotated, measured)
+def _fractions(
+    metric: KeypointMetric, name: str, thresholds: Sequence[float], strict: bool, average: Average
+) -> dict[str, Tensor]:
+    errors, parts = metric.errors(), metric.skeleton.names
+    values: dict[str, float] = {}
+    for threshold in thresholds:
+        key = f"{name}@{threshold:g}"
+        values[key] = float(fraction_within(errors, threshold, strict, average))
+        single = fraction_within(errors, threshold, strict, average=None).tolist()
+        values |= {f"{key}/{part}": value for part, value in zip(parts, single, strict=True)}
+    return metric.results(values)

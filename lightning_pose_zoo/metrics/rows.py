@@ -25,6 +25,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lightning_pose_zoo.errors import MetricError
 from lightning_pose_zoo.geometry import apply_affine
 from lightning_pose_zoo.metrics.functional.keypoint_error import keypoint_errors, precise
+from lightning_pose_zoo.metrics.plots import plot_bars
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
@@ -148,14 +149,28 @@ class RowMetric(Metric, ABC):
         nothing = torch.zeros(0, *shape, dtype=_on_device(dtype, self.device), device=self.device)
         return torch.cat([nothing, *value])
 
+    def different_rows(self, person_ids: Tensor) -> Tensor:
+        """Return the indices of rows of different persons, (m,), in the order of their ids; warn where many repeat."""
+        keep = first_rows(person_ids.numpy())
+        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        if len(keep) * processes < len(person_ids):  # more than a sampler that pads can repeat
+            rank_zero_warn(
+                f"{type(self).__name__}: only {len(keep)} of {len(person_ids)} persons have different ids; the rest "
+                "was dropped. Are the data set's person ids unique, and was the metric reset after the last epoch?"
+            )
+        return torch.from_numpy(keep)
+
     def results(self, values: Mapping[str, float]) -> dict[str, Tensor]:
         """Turn numbers into what ``compute`` returns: float64 scalars on the metric's device."""
         dtype = _on_device(torch.float64, self.device)
         return {name: torch.tensor(value, dtype=dtype, device=self.device) for name, value in values.items()}
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """Plot one value or several of ``compute``; the current one where none is given."""
-        return self._plot(val, ax)
+        """Draw a result of ``compute`` as bars, by default the current one; a list of results over their steps."""
+        result = self.compute() if val is None else val
+        if isinstance(result, Mapping):
+            return plot_bars(result, self.plot_upper_bound, ax)
+        return self._plot(result, ax)
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
@@ -268,15 +283,20 @@ class KeypointMetric(PoseMetric):
     Args:
         skeleton: What the keypoints are: a built-in name, a YAML file, a definition or a ``Skeleton``.
         size_name: What distances are divided by, for the name of the state: ``torso``, ``head``, ``pixel``, ...
+        row_shape: Shape of what ``measure`` returns for one person; by default (K,).
     """
 
-    def __init__(self, skeleton: SkeletonLike, size_name: str) -> None:
+    def __init__(self, skeleton: SkeletonLike, size_name: str, row_shape: tuple[int, ...] | None = None) -> None:
         super().__init__()
         self.skeleton = get_skeleton(skeleton)
         self._state_names = (f"{size_name}_errors", f"{size_name}_without_size", f"{size_name}_person_ids")
-        self.add_rows(self._state_names[0], (self.skeleton.num_keypoints,))
+        self.add_rows(self._state_names[0], (self.skeleton.num_keypoints,) if row_shape is None else row_shape)
         self.add_rows(self._state_names[1], dtype=torch.bool)
         self.add_rows(self._state_names[2], dtype=torch.int64)
+
+    def measure(self, keypoints: Tensor, target: Tensor, visibility: Tensor, sizes: Tensor) -> Tensor:
+        """Return the errors of each person, (N, K) unless the metric declares another shape; NaN where none counts."""
+        return keypoint_errors(keypoints, target, visibility, sizes)
 
     @abstractmethod
     def sizes(self, truth: Truth) -> Tensor:
@@ -335,8 +355,9 @@ class KeypointMetric(PoseMetric):
         require_finite("true keypoints", target, visibility[..., None] > 0)
 
     def _append(self, keypoints: Tensor, target: Tensor, visibility: Tensor, sizes: Tensor, ids: Tensor | None) -> None:
-        errors = keypoint_errors(keypoints, target, visibility, sizes)
-        without_size = errors.isnan().all(dim=1) & (visibility > 0).any(dim=1)
+        errors = self.measure(keypoints, target, visibility, sizes)
+        sized = (sizes > 0) & sizes.isfinite()
+        without_size = ~sized.to(visibility.device) & (visibility > 0).any(dim=1)
         rows = (errors, without_size, running_ids(len(errors)) if ids is None else ids)
         self.append_rows(**dict(zip(self._state_names, rows, strict=True)))
 
@@ -346,13 +367,7 @@ class KeypointMetric(PoseMetric):
         Persons that have no size are left out, and counted in a warning.
         """
         errors, without_size, ids = (self.rows(name) for name in self._state_names)
-        keep = torch.from_numpy(first_rows(ids.numpy()))
-        processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if len(keep) * processes < len(ids):  # more than a sampler that pads can repeat
-            rank_zero_warn(
-                f"{type(self).__name__}: only {len(keep)} of {len(ids)} persons have different ids; the rest was "
-                "dropped. Are the data set's person ids unique, and was the metric reset after the last epoch?"
-            )
+        keep = self.different_rows(ids)
         left_out = int(without_size[keep].sum())
         if left_out:
             rank_zero_warn(

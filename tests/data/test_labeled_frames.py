@@ -71,7 +71,7 @@ def test_the_split_is_stated_and_complete(test_data):
     other = LabeledFrames(str(test_data / "mirror-mouse"), num_workers=0, split_seed=1)
     other.setup("validate")
     assert set(other.datasets["val"].table.person_ids.tolist()) != val
-    assert [type(metric).__name__ for metric in data.metrics()] == ["EPE", "PCK"]
+    assert [type(metric).__name__ for metric in data.metrics()] == ["EPE", "RMSE", "PCK"]
 
 
 def test_frames_are_fitted_whole(tmp_path):

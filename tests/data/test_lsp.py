@@ -52,7 +52,7 @@ def test_the_extended_set_alone_is_split_at_its_end(test_data):
     train, val = (data.datasets[name].table.person_ids - 100_000 for name in ("train", "val"))
     assert train.tolist() == list(range(1, 301))
     assert val.tolist() == list(range(301, 401))
-    assert [type(metric).__name__ for metric in data.metrics()] == ["PCK"]
+    assert [type(metric).__name__ for metric in data.metrics()] == ["PCK", "PDJ", "PCP"]
 
 
 def test_the_original_marks_hidden_joints(tmp_path):

@@ -84,7 +84,7 @@ def test_head_sizes_without_boxes_agree_with_them(test_data):
 def test_protocol_and_skeleton(root):
     data = MPII(str(root), num_workers=0, batch_size=4)
     assert data.skeleton.name == "mpii16"
-    assert [type(metric).__name__ for metric in data.metrics()] == ["PCKh"]
+    assert [type(metric).__name__ for metric in data.metrics()] == ["PCKh", "AUC"]
     assert (data.augmentation.scale, data.augmentation.rotation, data.augmentation.half_body_probability) == (
         0.25,
         30,

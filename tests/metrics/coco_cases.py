@@ -14,7 +14,7 @@ from lightning_pose_zoo.metrics import GroundTruth
 NAMES = ("AP", "AP50", "AP75", "AP_M", "AP_L", "AR", "AR50", "AR75", "AR_M", "AR_L")
 
 
-def random_coco(seed: int, keypoints: int = 17, categories: int = 1) -> tuple[dict, list[dict]]:
+def random_coco(seed: int | tuple[int, ...], keypoints: int = 17, categories: int = 1) -> tuple[dict, list[dict]]:
     """Make annotations and results: crowds, unlabelled persons, twins, ties, crowds of detections, empty images.
 
     Areas lie also on the very borders between medium and large, and images are listed in no order.

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from coco_cases import NAMES, by_pycocotools, columns, dicts, random_coco
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from lightning_pose_zoo.errors import MetricError
 from lightning_pose_zoo.metrics import GroundTruth, OKSMeanAveragePrecision
@@ -72,6 +74,38 @@ def test_equals_pycocotools_with_other_keypoints(seed):
     if results:
         scores = average_precision(columns(content, 5), *_of_results(results, 5), FIVE.sigmas)
         assert scores == pytest.approx(by_pycocotools(content, results, FIVE.sigmas), abs=1e-12)
+
+
+@settings(
+    max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    keypoints=st.sampled_from([17, 14, 16, 21, 42, 68, 133, 5, 3, 2, 1]),
+    with_areas=st.booleans(),
+    decimals=st.integers(0, 3),
+    sigma=st.floats(0.01, 0.3),
+)
+def test_equals_pycocotools_whatever_the_set(seed, keypoints, with_areas, decimals, sigma):
+    everything = (seed, keypoints, with_areas, decimals)  # because many examples have a seed of 0
+    content, results = random_coco(everything, keypoints)
+    assume(results)  # pycocotools fails without any
+    rng = np.random.default_rng(everything)
+    sigmas = tuple(rng.uniform(0.5, 1.5, keypoints) * sigma)
+    for result in results:  # from two different scores to hardly a tie
+        result["score"] = round(float(rng.random()), decimals)
+    preds, targets = dicts(content, results, keypoints)
+    if not with_areas:
+        for annotation in content["annotations"]:
+            annotation["area"] = 0.53 * annotation["bbox"][2] * annotation["bbox"][3]
+        for target in targets:
+            del target["area"]
+    expected = by_pycocotools(content, results, sigmas)
+    metric = OKSMeanAveragePrecision(Skeleton.from_names("any", [f"part_{n}" for n in range(keypoints)]), sigmas)
+    metric.update(preds, targets)
+    _same(metric.compute(), expected)
+    scores = average_precision(columns(content, keypoints), *_of_results(results, keypoints), sigmas)
+    assert scores == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(2000, 2020))

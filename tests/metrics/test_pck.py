@@ -318,7 +318,7 @@ def test_wrong_shapes_and_settings_are_refused():
         PCK("lsp14", normalize_by="box").update(*people[:3])
     with pytest.raises(MetricError, match="no torso"):
         PCK({"name": "mouse", "names": ["nose", "tail"]})
-    with pytest.raises(MetricError, match="knows torso, box and head"):
+    with pytest.raises(MetricError, match="knows torso, box, head and pixel"):
         PCK(normalize_by="spine")
     with pytest.raises(MetricError, match="bearpaw"):
         PCKh(convention="mpii")

@@ -8,11 +8,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from metric_cases import metrics, people, scores, update
+from metric_cases import ARGUMENTS, metrics, people, scores, update
 from torchmetrics import MetricCollection
 
 from lightning_pose_zoo.errors import MetricError
-from lightning_pose_zoo.metrics import EPE, PCK, OKSMeanAveragePrecision, PCKh
+from lightning_pose_zoo.metrics import AUC, EPE, MPJPE, NME, PCK, PCP, PDJ, RMSE, OKSMeanAveragePrecision, PCKh
 from lightning_pose_zoo.metrics.rows import RowMetric, first_rows, running_ids
 
 COLUMNS = people(24)
@@ -111,12 +111,10 @@ def test_half_precision_predictions_are_counted_in_float64():
     assert metric.compute()["PCK@0.2"] == 0.5
 
 
-@pytest.mark.parametrize("key", ["pck", "pckh", "epe"])
+@pytest.mark.parametrize("key", sorted(ARGUMENTS))
 def test_forward_returns_the_batch_s_value_and_keeps_the_rest(key):
     def arguments(persons):
-        rows = torch.tensor(persons)
-        names = ["predicted", "target", "visibility", *(["head_size"] if key != "epe" else [])]
-        return [COLUMNS[name][rows] for name in names]
+        return [COLUMNS[name][torch.tensor(persons)] for name in ARGUMENTS[key]]
 
     metric, alone, whole = (metrics(COLUMNS)[key] for _ in range(3))
     metric.update(*arguments([0, 1, 2]))
@@ -145,43 +143,117 @@ def test_what_was_given_may_be_changed_afterwards():
     _equal(scores(metric), expected)
 
 
+def _one_of_each_size():
+    return {
+        "torso": PCK("mpii16"),
+        "box": PCK("mpii16", normalize_by="box"),
+        "head": PCKh(),
+        "pixel": EPE("mpii16"),
+        "diameter": PDJ("mpii16"),
+        "limbs": PCP("mpii16"),
+        "curve": AUC("mpii16", 0.5, 51, "head", "mpii"),
+    }
+
+
 def test_a_collection_never_shares_the_rows_of_different_metrics():
     """The first update has nobody in it, so that all states look alike to torchmetrics."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        collection = MetricCollection(
-            {"torso": PCK("mpii16"), "box": PCK("mpii16", normalize_by="box"), "head": PCKh(), "pixel": EPE("mpii16")}
-        )
+        collection = MetricCollection(_one_of_each_size())
         for persons in (0, 24):
             target, visibility = COLUMNS["target"][:persons], COLUMNS["visibility"][:persons]
             arguments = {"keypoints": COLUMNS["predicted"][:persons], "target": target, "visibility": visibility}
             sizes = {"normalizer": COLUMNS["head_size"][:persons] * 2, "head_size": COLUMNS["head_size"][:persons]}
             collection.update(**arguments, **sizes)
         together = {name: value.item() for name, value in collection.compute().items()}
-    alone = {"torso": PCK("mpii16"), "box": PCK("mpii16", normalize_by="box"), "head": PCKh(), "pixel": EPE("mpii16")}
-    for key, metric in alone.items():
-        size = {"torso": "normalizer", "box": "normalizer", "head": "head_size"}.get(key)
+    for key, metric in _one_of_each_size().items():
+        size = {"head": "head_size", "pixel": None, "limbs": None}.get(key, "normalizer")
         metric.update(**arguments, **({size: sizes[size]} if size else {}))
         for name, value in scores(metric).items():
             assert together[f"{key}_{name}"] == value or np.isnan(value)
+
+
+@pytest.mark.filterwarnings("ignore:.*before the ``update``")
+@pytest.mark.parametrize("persons", [0, 24])
+def test_a_collection_of_all_gives_what_each_gives_alone(persons):
+    """As they are used: without compute groups, and with a first batch that has nobody in it."""
+    metric = metrics(COLUMNS)
+    collection = MetricCollection({key: metric[key] for key in sorted(ARGUMENTS)}, compute_groups=False)
+    for key in collection.keys(keep_base=True):
+        for people_of_batch in ([], range(persons)):
+            update(collection[key], COLUMNS, people_of_batch)
+    together = {name: value.item() for name, value in collection.compute().items()}
+    assert len(together) == sum(len(metrics(COLUMNS)[key].compute()) for key in ARGUMENTS)
+    for key in ARGUMENTS:
+        for name, value in scores(_filled(key, range(persons))).items():
+            other = together[f"{key}_{name}"]
+            assert other == value or (np.isnan(other) and np.isnan(value)), (key, name)
+            assert persons or np.isnan(value)
+
+
+def test_a_collection_never_shares_the_rows_of_different_sizes():
+    sizes = ("torso", "head", "pixel")
+    collection = MetricCollection({size: NME("mpii16", normalize_by=size) for size in sizes})
+    for persons in (0, 24):
+        collection.update(*(COLUMNS[name][:persons] for name in ARGUMENTS["epe"]))
+    together = collection.compute()
+    for size in sizes:
+        alone = NME("mpii16", normalize_by=size)
+        alone.update(*(COLUMNS[name] for name in ARGUMENTS["epe"]))
+        assert together[f"{size}_NME"] == alone.compute()["NME"]
+
+
+def test_a_collection_never_shares_the_rows_of_different_limbs():
+    limbs = {"leg": [("left_hip", "left_knee")], "arm": [("left_elbow", "left_wrist")]}
+    collection = MetricCollection({key: PCP("mpii16", limbs=limb) for key, limb in limbs.items()})
+    for persons in (0, 24):
+        collection.update(*(COLUMNS[name][:persons] for name in ARGUMENTS["pcp"]))
+    together = {name: value.item() for name, value in collection.compute().items()}
+    whole = scores(_filled("pcp"))
+    assert together["leg_PCP@0.5/left_hip-left_knee"] == whole["PCP@0.5/left_hip-left_knee"]
+    assert together["arm_PCP@0.5/left_elbow-left_wrist"] == whole["PCP@0.5/left_elbow-left_wrist"]
+    assert together["leg_PCP@0.5"] != together["arm_PCP@0.5"]
+
+
+def test_a_collection_shares_the_poses_of_all_alignments():
+    metric = metrics(COLUMNS)
+    collection = MetricCollection({key: metric[key] for key in ("mpjpe", "n_mpjpe", "pa_mpjpe", "pck3d", "auc3d")})
+    for persons in (0, 24):
+        collection.update(*(COLUMNS[name][:persons] for name in ARGUMENTS["mpjpe"]))
+    assert len(collection.compute_groups) == 1
+    together = {name: value.item() for name, value in collection.compute().items()}
+    for key in collection.keys(keep_base=True):
+        # Rows without ids stand in the order of arrival, those of `_filled` in that of the ids.
+        for name, value in scores(_filled(key)).items():
+            assert together[name] == pytest.approx(value, rel=1e-12)
 
 
 def test_attributes_that_torchmetrics_and_checkpoints_go_by():
     for metric in metrics(COLUMNS).values():
         assert metric.is_differentiable is False
         assert metric.full_state_update is False
-        assert metric.higher_is_better is not isinstance(metric, EPE)
+        assert metric.higher_is_better is not isinstance(metric, EPE | RMSE | NME | MPJPE)
         assert metric.plot_lower_bound == 0
     assert OKSMeanAveragePrecision.plot_upper_bound == 1
 
 
-def test_plot():
+@pytest.mark.parametrize("key", ["ap", "pcp", "epe", "mpjpe"])
+def test_plot_draws_every_value_by_its_name(key):
     pytest.importorskip("matplotlib").use("Agg")
-    metric = _filled("ap")
+    import matplotlib.pyplot as plt
+
+    metric = _filled(key)
     figure, axes = metric.plot()
-    assert figure is not None
-    assert len(axes.lines) >= 10
-    figure.clf()
+    values = scores(metric)
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(values)
+    np.testing.assert_array_equal([bar.get_width() for bar in axes.patches], list(values.values()))
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first stands at the top
+    _, same = metric.plot({"lost": torch.tensor(torch.inf), "nobody": torch.tensor(torch.nan)}, ax=axes)
+    assert same is axes
+    assert {"inf", "nan"} < {text.get_text() for text in axes.texts}
+    over_steps, _ = metric.plot([metric.compute(), metric.compute()])
+    plt.close(figure)
+    plt.close(over_steps)
 
 
 def test_rows_of_the_wrong_shape_are_refused_and_nothing_is_kept():

@@ -1,4 +1,4 @@
-"""Distances between predicted and true keypoints, and their mean: the end point error."""
+"""Distances between predicted and true keypoints and their means: end point error, normalised mean error, RMSE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["epe", "keypoint_errors", "mean_error", "precise"]
+__all__ = ["epe", "keypoint_errors", "mean_error", "nme", "precise", "rmse", "root_mean_square"]
 
 
 def precise(tensor: Tensor) -> Tensor:
@@ -20,17 +20,17 @@ def keypoint_errors(keypoints: Tensor, target: Tensor, visibility: Tensor, sizes
     """Measure how far predictions are off, in units of each person's size.
 
     Args:
-        keypoints: (N, K, 2) predicted, pixels.
-        target: (N, K, 2) true, pixels.
+        keypoints: (N, K, 2) predicted, pixels; or (N, K, 3), such as millimetres.
+        target: (N, K, 2) or (N, K, 3) true, in the same unit.
         visibility: (N, K); above 0 where labelled.
-        sizes: (N,) pixels, what the distances of each person are divided by; None for plain pixels.
+        sizes: (N,) in the same unit, what the distances of each person are divided by; None for plain distances.
 
     Returns:
         (N, K) float64 (float32 on devices without it); NaN where nothing counts: at keypoints without a label, and at
         persons whose size is NaN, infinite, 0 or less.
     """
     offset = precise(keypoints.to(target.device)) - precise(target)
-    distances = torch.sqrt(offset[..., 0] ** 2 + offset[..., 1] ** 2)
+    distances = torch.sqrt(sum((axis**2 for axis in offset.unbind(-1)), start=offset.new_zeros(())))
     counted = visibility > 0
     if sizes is not None:
         size = precise(sizes.to(target.device))
@@ -46,6 +46,11 @@ def mean_error(errors: Tensor) -> float:
     """
     values = errors[~errors.isnan()]
     return math.fsum(values.tolist()) / len(values) if len(values) else math.nan
+
+
+def root_mean_square(errors: Tensor) -> float:
+    """Return the root of the mean of the squared errors that are not NaN; NaN where there are none."""
+    return math.sqrt(mean_error(errors**2))
 
 
 def epe(keypoints: Tensor, target: Tensor, visibility: Tensor, average: Literal["micro", "none"] = "micro") -> Tensor:
@@ -64,3 +69,33 @@ def epe(keypoints: Tensor, target: Tensor, visibility: Tensor, average: Literal[
     parts = [errors] if average == "micro" else list(errors.unbind(dim=1))
     means = torch.tensor([mean_error(part) for part in parts], dtype=torch.float64)
     return means[0] if average == "micro" else means
+
+
+def nme(keypoints: Tensor, target: Tensor, visibility: Tensor, normalizer: Tensor) -> Tensor:
+    """Return the normalised mean error: the mean of distance / size over all labelled keypoints.
+
+    Args:
+        keypoints: (N, K, 2) predicted, pixels.
+        target: (N, K, 2) true, pixels.
+        visibility: (N, K); above 0 where labelled.
+        normalizer: (N,) pixels, the size of each person; persons whose size is NaN, 0 or less do not count.
+
+    Returns:
+        A float64 scalar; NaN where nothing counts.
+    """
+    errors = keypoint_errors(keypoints, target, visibility, normalizer)
+    return torch.tensor(mean_error(errors.cpu()), dtype=torch.float64)
+
+
+def rmse(keypoints: Tensor, target: Tensor, visibility: Tensor) -> Tensor:
+    """Return the root of the mean squared distance over all labelled keypoints, in pixels.
+
+    Args:
+        keypoints: (N, K, 2) predicted, pixels.
+        target: (N, K, 2) true, pixels.
+        visibility: (N, K); above 0 where labelled.
+
+    Returns:
+        A float64 scalar; NaN where nothing is labelled.
+    """
+    return torch.tensor(root_mean_square(keypoint_errors(keypoints, target, visibility).cpu()), dtype=torch.float64)
