@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import lightning as L
@@ -27,7 +26,6 @@ class SeenSamples(L.Callback):
 
 def evaluate(rank: int, folder: Path, size: int, devices: int) -> None:
     """Test, predict and train with a validation at the end."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     L.seed_everything(0, verbose=False)
     seen = SeenSamples()
     trainer = L.Trainer(

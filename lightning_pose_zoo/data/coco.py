@@ -25,12 +25,19 @@ from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["COCOKeypoints"]
 
+_OKS_NMS = 0.9  # of the HRNet and Simple Baselines repositories, for boxes of a detector
+
 
 class COCOKeypoints(PoseDataModule):
     """COCO's person keypoints, or a data set of your own in COCO's JSON format.
 
     Scored by OKS average precision, on all pictures of the validation file, and by PCK relative to the box. COCO's test
     set has no annotations, so ``test`` takes the validation set.
+
+    With ``val_boxes`` the protocol is that of the HRNet and Simple Baselines repositories: a person's score is the
+    detector's times the mean of the keypoints' scores above 0.2, and of poses of one picture whose OKS is above 0.9
+    only the best counts. All boxes of the file are taken, whatever their score. PCK needs to know whose box it is, so
+    there is none.
 
     Args:
         root: Folder that all other paths are relative to.
@@ -161,11 +168,21 @@ class COCOKeypoints(PoseDataModule):
         )
 
     def metrics(self) -> Sequence[PoseMetric]:
-        """Return average precision over the validation set and PCK relative to the box."""
+        """Return average precision over the validation set and, for annotated boxes, PCK relative to the box."""
+        truth = self.ground_truth()
+        if self.val_boxes is not None:
+            return [OKSMeanAveragePrecision(self.skeleton, annotations=truth, oks_nms=_OKS_NMS)]
         return [
-            OKSMeanAveragePrecision(self.skeleton, annotations=self.ground_truth()),
+            OKSMeanAveragePrecision(self.skeleton, annotations=truth),
             PCK(self.skeleton, thresholds=(0.2, 0.05), normalize_by="box"),
         ]
+
+    def protocol(self) -> str:
+        """Say what is evaluated on and how persons are cut out; see ``methods.top_down.evaluation_protocol``."""
+        boxes = "annotated boxes" if self.val_boxes is None else f"detected boxes of {self.val_boxes.name}"
+        (height, width), padding = self.settings.size, self.settings.padding
+        crops = f"crops of {height}x{width} ({self.settings.convention}, padding {padding:g})"
+        return f"{self.files['val'][0].name}, {boxes}, {crops}"
 
 
 def _clipped_persons(table: AnnotationTable) -> AnnotationTable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Self
@@ -18,8 +17,8 @@ from lightning_pose_zoo.callbacks.exact_resume import ExactResume
 from lightning_pose_zoo.callbacks.stop_on_non_finite_loss import StopOnNonFiniteLoss
 from lightning_pose_zoo.checkpoints import verify_checkpoint
 from lightning_pose_zoo.errors import SettingsError
+from lightning_pose_zoo.methods import remembering
 from lightning_pose_zoo.methods.normalization import Normalization
-from lightning_pose_zoo.methods.remembering import parts_of, plain_arguments, refuse_other_parts
 from lightning_pose_zoo.metrics.rows import PoseMetric
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
@@ -55,21 +54,25 @@ class PoseModule(L.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.skeleton = get_skeleton(skeleton)
-        self._remember_arguments()
+        remembering.remember_arguments(self)
         self.normalization = normalization or Normalization()
         self.channels_last = channels_last
         self.evaluation = nn.ModuleList()
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
 
-    def _remember_arguments(self) -> None:
-        """Keep the arguments that a checkpoint can hold, and the skeleton itself in place of its name or file."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`.*")
-            self.save_hyperparameters()
-        given = dict(self.hparams) | {"skeleton": self.skeleton.to_dict()}
-        self.hparams.clear()
-        self.save_hyperparameters(plain_arguments(type(self).__name__, given))
+    def _start_from(self, weights: str | None) -> None:
+        """Fill the network from a file of weights, where one is given; the last line of a method's constructor.
+
+        What was kept, is new and was dropped goes where Lightning's messages go.
+
+        Raises:
+            CheckpointError: Where the file is missing, unsafe, damaged, of no known source or does not fit.
+        """
+        if weights is not None:
+            from lightning_pose_zoo.weights import load_weights
+
+            load_weights(self, weights)
 
     @abstractmethod
     def losses(self, batch: PoseBatch) -> dict[str, Tensor]:
@@ -190,13 +193,17 @@ class PoseModule(L.LightningModule, ABC):
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs | {"weights_only": True})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down what the network's output means."""
-        checkpoint |= {"method": type(self).__name__, "parts": parts_of(self)}
+        """Write down what the network's output means, and what its weights expect of pixels."""
+        pixels = self.normalization.settings()
+        checkpoint |= {"method": type(self).__name__, "parts": remembering.parts_of(self), "normalization": pixels}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights whose output would be misread.
+        """Take over what the weights expect of pixels, and refuse weights whose output would be misread.
 
         Raises:
-            CheckpointError: Where a part differs from the one that the weights were trained with.
+            CheckpointError: Where the keypoints, or a part such as the codec, are not those that the weights were
+                trained with.
         """
-        refuse_other_parts(self, checkpoint.get("parts", {}))
+        remembering.refuse_other_skeleton(self, checkpoint.get("hyper_parameters", {}))
+        remembering.restore_normalization(self, checkpoint.get("normalization", {}))
+        remembering.refuse_other_parts(self, checkpoint.get("parts", {}))

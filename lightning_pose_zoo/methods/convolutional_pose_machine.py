@@ -47,6 +47,7 @@ class ConvolutionalPoseMachine(HeatmapMethod):
         channels: Width of trunk and stages; 128 in the paper.
         center_map: Show the later stages where the person is: in the middle of its box, or of the crop where a batch
             has no boxes.
+        weights: A checkpoint to start from: of this package or of another project; see docs/weights.md.
         codec: How keypoints become maps and back; ``HeatmapCodec("center", stride=8, sigma=0.875)``, the paper's 7
             pixels, by default.
         loss: On each stage; ``HeatmapMSE("sum")``, as published, by default. ``HeatmapCrossEntropy(sigma=0.875)``
@@ -69,6 +70,7 @@ class ConvolutionalPoseMachine(HeatmapMethod):
         stages: int = 6,
         channels: int = 128,
         center_map: bool = True,
+        weights: str | None = None,
         codec: HeatmapCodec | None = None,
         loss: HeatmapLoss | None = None,
         flip_test: bool = True,
@@ -94,6 +96,7 @@ class ConvolutionalPoseMachine(HeatmapMethod):
         self._use(network, network.stride)
         self.center_map = center_map
         self.read_stage = -1
+        self._start_from(weights)
 
     def stage_maps(self, images: Tensor) -> Tensor:
         """Return the maps of each stage, (B, T, K + 1, h, w), the background last, as the loss sees them.

@@ -32,6 +32,7 @@ class HRNet(HeatmapMethod):
         pretrained: Start from timm's ImageNet weights, downloaded at first use (the paper does).
         paper_init: Without these, draw all convolutions from N(0, 0.001), as published; false leaves them as timm draws
             them, which learns faster from random weights.
+        weights: A checkpoint to start from: of this package or of another project; see docs/weights.md.
         codec: How keypoints become heatmaps and back; ``HeatmapCodec("msra")``, as published, by default.
         loss: ``HeatmapMSE``, as published, by default; ``HeatmapCrossEntropy`` learns better from random weights.
         flip_test: In evaluation average the maps with those of the mirrored crop.
@@ -49,6 +50,7 @@ class HRNet(HeatmapMethod):
         variant: HRNetVariant = "w32",
         pretrained: bool = False,
         paper_init: bool = True,
+        weights: str | None = None,
         codec: HeatmapCodec | None = None,
         loss: HeatmapLoss | None = None,
         flip_test: bool = True,
@@ -58,5 +60,6 @@ class HRNet(HeatmapMethod):
         channels_last: bool = False,
     ) -> None:
         super().__init__(skeleton, codec, loss, flip_test, optimizer, lr_scheduler, normalization, channels_last)
-        network = HRNetNetwork(self.skeleton.num_keypoints, variant, pretrained, paper_init)
+        network = HRNetNetwork(self.skeleton.num_keypoints, variant, pretrained and weights is None, paper_init)
         self._use(network, network.stride)
+        self._start_from(weights)

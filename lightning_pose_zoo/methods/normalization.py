@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,11 @@ class Normalization(nn.Module):
         """Show the settings when a module is printed, and in checkpoints."""
         mean, std = ([round(value, 6) for value in buffer.flatten().tolist()] for buffer in (self.mean, self.std))
         return f"mean={mean}, std={std}, channel_order={self.channel_order}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain values, exactly."""
+        mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
+        return {"mean": mean, "std": std, "channel_order": self.channel_order}
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise (B, 3, H, W) uint8 RGB pictures; floating ones are taken as normalised already."""

@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
 from lightning_pose_zoo.checkpoints import loose_values
 from lightning_pose_zoo.errors import CheckpointError, SettingsError, complain
+from lightning_pose_zoo.methods.normalization import Normalization
+from lightning_pose_zoo.skeletons import Skeleton
 
-__all__ = ["parts_of", "plain_arguments", "refuse_other_parts"]
+if TYPE_CHECKING:
+    from lightning_pose_zoo.methods.base import PoseModule
+
+__all__ = [
+    "parts_of",
+    "plain_arguments",
+    "refuse_other_parts",
+    "refuse_other_skeleton",
+    "remember_arguments",
+    "restore_normalization",
+]
+
+
+def remember_arguments(method: PoseModule) -> None:
+    """Keep the arguments that a checkpoint can hold, and the skeleton itself in place of its name or file.
+
+    Called in the constructor, whose frames Lightning reads the arguments from. The file of first weights is left out: a
+    checkpoint has its own weights, and must load where that file is gone.
+
+    Raises:
+        SettingsError: Where an argument is no plain value.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is an instance of `nn.Module`.*")
+        method.save_hyperparameters()
+    given = dict(method.hparams) | {"skeleton": method.skeleton.to_dict()}
+    if "weights" in given:
+        given["weights"] = None
+    method.hparams.clear()
+    method.save_hyperparameters(plain_arguments(type(method).__name__, given))
 
 
 def plain_arguments(method: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -49,3 +83,52 @@ def refuse_other_parts(method: nn.Module, trained: dict[str, str]) -> None:
     if problems:
         remedy = "Give the method the same parts, as in load_from_checkpoint(path, codec=...), or the same recipe."
         raise CheckpointError(complain(f"the checkpoint of a {type(method).__name__}", problems, remedy))
+
+
+def restore_normalization(method: PoseModule, stored: Mapping[str, Any]) -> None:
+    """Let a method hand its network the pixels that a checkpoint's weights were trained on.
+
+    They may have come with weights that the training began from, and then no argument tells them. A change is said.
+
+    Args:
+        method: What reads a checkpoint.
+        stored: What ``Normalization.settings`` wrote; empty in checkpoints without it.
+    """
+    if not stored:
+        return
+    before, trained = method.normalization, Normalization(**stored)
+    if trained.settings() != before.settings():
+        method.normalization = trained.to(before.mean.device, before.mean.dtype)
+        rank_zero_info(f"normalization: set to {trained}, as the checkpoint was trained; it was {before}")
+
+
+def refuse_other_skeleton(method: PoseModule, arguments: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose maps belong to other keypoints, or to the same in another order.
+
+    Args:
+        method: What reads a checkpoint.
+        arguments: The arguments of the method in the checkpoint.
+
+    Raises:
+        CheckpointError: Where the keypoints differ; says how, and how to start from these weights nevertheless.
+    """
+    if not isinstance(arguments.get("skeleton"), Mapping):
+        return
+    theirs, mine = Skeleton.from_dict(arguments["skeleton"]), method.skeleton
+    if theirs.names == mine.names:
+        return
+    raise CheckpointError(
+        f"the checkpoint of a {type(method).__name__} finds {_listed(theirs, mine)}, but this one is to find "
+        f"{_listed(mine, theirs)}. It cannot go on as it is. Its weights can be taken over by the keypoints' names: "
+        f"give the file to --model.weights and not to --ckpt_path, or in Python {type(method).__name__}(..., "
+        "weights=FILE)."
+    )
+
+
+def _listed(skeleton: Skeleton, other: Skeleton) -> str:
+    """Write a skeleton's name and number of keypoints, and those that another one lacks."""
+    alone = [name for name in skeleton.names if name not in other.names]
+    few = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
+    same = set(skeleton.names) == set(other.names)
+    more = "in this order: " + ", ".join(skeleton.names) if same else f"{few} among them" if alone else ""
+    return f"{skeleton.num_keypoints} keypoints of '{skeleton.name}'" + f" ({more})" * bool(more)

@@ -32,6 +32,7 @@ class SimpleBaseline(HeatmapMethod):
         deconv_channels: Channels of each transposed convolution.
         backbone_stride: The stage of the backbone that is read, by its pixels per cell: 32, the last one of a ResNet,
             as published; 16 with two transposed convolutions is quicker and learns faster on small crops.
+        weights: A checkpoint to start from: of this package or of another project; see docs/weights.md.
         codec: How keypoints become heatmaps and back; ``HeatmapCodec("msra")``, as published, by default.
         loss: ``HeatmapMSE``, as published, by default; ``HeatmapCrossEntropy`` learns better from random weights.
         flip_test: In evaluation average the maps with those of the mirrored crop.
@@ -50,6 +51,7 @@ class SimpleBaseline(HeatmapMethod):
         pretrained: bool = False,
         deconv_channels: tuple[int, ...] = (256, 256, 256),
         backbone_stride: int = 32,
+        weights: str | None = None,
         codec: HeatmapCodec | None = None,
         loss: HeatmapLoss | None = None,
         flip_test: bool = True,
@@ -61,6 +63,7 @@ class SimpleBaseline(HeatmapMethod):
         super().__init__(skeleton, codec, loss, flip_test, optimizer, lr_scheduler, normalization, channels_last)
         keypoints = self.skeleton.num_keypoints
         network = SimpleBaselineNetwork(
-            keypoints, backbone, pretrained, deconv_channels, backbone_stride=backbone_stride
+            keypoints, backbone, pretrained and weights is None, deconv_channels, backbone_stride=backbone_stride
         )
         self._use(network, network.stride)
+        self._start_from(weights)

@@ -39,6 +39,7 @@ class StackedHourglass(HeatmapMethod):
             pytorch-pose repository, widens one residual earlier.
         blocks: Residuals in each place of an hourglass.
         channels: Of the features; 256 in the paper.
+        weights: A checkpoint to start from: of this package or of another project; see docs/weights.md.
         codec: How keypoints become heatmaps and back; ``HeatmapCodec("center", sigma=1)`` by default.
         loss: On each hourglass; ``HeatmapMSE`` by default, ``HeatmapCrossEntropy(sigma=1)`` learns better from random
             weights in a short time.
@@ -58,6 +59,7 @@ class StackedHourglass(HeatmapMethod):
         stem: HourglassStem = "newell",
         blocks: int = 1,
         channels: int = 256,
+        weights: str | None = None,
         codec: HeatmapCodec | None = None,
         loss: HeatmapLoss | None = None,
         flip_test: bool = True,
@@ -79,6 +81,7 @@ class StackedHourglass(HeatmapMethod):
         network = StackedHourglassNetwork(self.skeleton.num_keypoints, stacks, stem, blocks, channels)
         self._use(network, network.stride)
         self.read_stage = -1
+        self._start_from(weights)
 
     def stage_maps(self, images: Tensor) -> Tensor:
         """Return the maps of each hourglass, (B, S, K, h, w), as the loss sees them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from lightning_pose_zoo.association import rescored
 from lightning_pose_zoo.geometry import apply_affine
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
-__all__ = ["identity_affine", "poses_from_crops"]
+__all__ = ["evaluation_protocol", "identity_affine", "poses_from_crops"]
 
 
 def identity_affine(batch: PoseBatch) -> Tensor:
@@ -18,6 +20,16 @@ def identity_affine(batch: PoseBatch) -> Tensor:
         return batch["to_original"]
     images = batch["image"]
     return torch.eye(2, 3, device=images.device).expand(len(images), 2, 3)
+
+
+def evaluation_protocol(*parts: Any) -> str:
+    """Say in one line how a score was obtained: boxes, crops, flip test, codec, suppression, number of images.
+
+    Args:
+        parts: The data module, the method and the metrics; each tells of itself by ``protocol()``, those without it are
+            passed over.
+    """
+    return "; ".join(part.protocol() for part in parts if hasattr(part, "protocol"))
 
 
 def poses_from_crops(keypoints: Tensor, scores: Tensor, batch: PoseBatch, confident: float = 0.2) -> Poses:
@@ -30,7 +42,7 @@ def poses_from_crops(keypoints: Tensor, scores: Tensor, batch: PoseBatch, confid
         keypoints: (N, K, 2), pixels of the crops.
         scores: (N, K).
         batch: The batch that the crops came in.
-        confident: Keypoints of lower scores do not count in the person's score.
+        confident: Keypoints of this or a lower score do not count in the person's score.
 
     Returns:
         N persons, in the order of the batch.

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import rank_zero_warn
 
+from lightning_pose_zoo.association.nms import oks_nms as kept_by_oks_nms
 from lightning_pose_zoo.errors import MetricError
 from lightning_pose_zoo.geometry import box_area, boxes_from_keypoints
 from lightning_pose_zoo.metrics.functional.average_precision import AREA_OF_BOX, GroundTruth, average_precision
+from lightning_pose_zoo.metrics.functional.keypoint_error import precise
 from lightning_pose_zoo.metrics.rows import PoseMetric, Truth, first_rows, read_truth, require_finite, running_ids
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
@@ -34,6 +36,10 @@ class OKSMeanAveragePrecision(PoseMetric):
     missed nor, for who finds them, as wrong. The numbers equal those of pycocotools. Where ``annotations`` have a crowd
     index, AP_easy, AP_medium and AP_hard follow, as for CrowdPose.
 
+    Where a detector has found a person twice, so does the method; ``oks_nms`` then keeps the better pose, before anything
+    is counted. OKS between two poses takes the mean of the areas of their crops, padding included, or where whole
+    pictures were looked at, of their boxes. As in the HRNet repository (Sun et al., CVPR 2019, arXiv 1902.09212).
+
     An image is scored once: predictions and persons that come again with the same image and person (a distributed
     sampler repeats some) are dropped.
 
@@ -42,9 +48,12 @@ class OKSMeanAveragePrecision(PoseMetric):
         sigmas: Fall-off of each keypoint; by default the skeleton's.
         annotations: The persons of the whole data set. With them persons who were not cut out as crops, crowds and
             images without predictions count as COCO counts them; without them the truth is what the batches hold.
+        oks_nms: Largest OKS at which two poses of an image are both kept (0.9 in the published protocol for detected
+            boxes); None keeps all.
 
     Raises:
-        MetricError: Where sigmas or annotations have another number of keypoints than the skeleton.
+        MetricError: Where sigmas or annotations have another number of keypoints than the skeleton, or ``oks_nms`` is
+            outside of 0..1.
     """
 
     higher_is_better = True
@@ -55,11 +64,14 @@ class OKSMeanAveragePrecision(PoseMetric):
         skeleton: SkeletonLike = "coco17",
         sigmas: Sequence[float] | None = None,
         annotations: GroundTruth | None = None,
+        oks_nms: float | None = None,
     ) -> None:
         super().__init__()
         self.skeleton = get_skeleton(skeleton)
         self.sigmas = self.skeleton.sigmas if sigmas is None else tuple(float(sigma) for sigma in sigmas)
         self.annotations = annotations
+        self.oks_nms = oks_nms
+        self._scored_images = ""
         count = self.skeleton.num_keypoints
         if len(self.sigmas) != count or not all(sigma > 0 for sigma in self.sigmas):
             raise MetricError(f"skeleton '{self.skeleton.name}' needs {count} positive sigmas, not {self.sigmas}.")
@@ -67,10 +79,14 @@ class OKSMeanAveragePrecision(PoseMetric):
             raise MetricError(
                 f"the annotations have {annotations.keypoints.shape[1]} keypoints per person, not {count}."
             )
+        if oks_nms is not None and not 0 <= oks_nms <= 1:
+            raise MetricError(f"oks_nms is {oks_nms}, but OKS is in 0..1; the published protocol takes 0.9.")
         self.add_rows("pose_image_ids", dtype=torch.int64)
         self.add_rows("pose_ids", dtype=torch.int64)
         self.add_rows("pose_keypoints", (count, 2))
         self.add_rows("pose_scores")
+        if oks_nms is not None:
+            self.add_rows("pose_areas")
         self.add_rows("visited_image_ids", dtype=torch.int64)
         if annotations is None:
             self.add_rows("truth_image_ids", dtype=torch.int64)
@@ -89,7 +105,7 @@ class OKSMeanAveragePrecision(PoseMetric):
         Args:
             preds: Poses, whose ``image_ids`` are those of the targets, or rows of them where these have no
                 ``image_id``. Or for each target one dict of ``keypoints`` (P, K, 2 or 3), pixels of the image, and
-                ``scores`` (P,).
+                ``scores`` (P,); with ``oks_nms`` also ``area`` (P,), square pixels.
             targets: For each image a dict of ``keypoints`` (G, K, 3) with the visibility last, ``area`` (G,) square
                 pixels, ``iscrowd`` (G,), ``boxes`` (G, 4) x0, y0, x1, y1, and ``image_id``. ``iscrowd`` and ``boxes``
                 may be absent, ``area`` where ``boxes`` are there, and ``image_id`` where no image comes twice (images
@@ -100,6 +116,7 @@ class OKSMeanAveragePrecision(PoseMetric):
             MetricError: Where predictions and targets do not belong together, a shape does not fit, or something is NaN
                 or infinite.
         """
+        areas = None if self.oks_nms is None else _given_areas(preds)
         images = self._image_ids(preds, targets)
         if isinstance(preds, Poses):
             keypoints, scores = preds.keypoints, preds.scores
@@ -111,7 +128,7 @@ class OKSMeanAveragePrecision(PoseMetric):
             keypoints = torch.cat([points for points, _ in parts])
             scores = torch.cat([confidence for _, confidence in parts])
             pose_images = torch.repeat_interleave(images, torch.tensor([len(confidence) for _, confidence in parts]))
-        self._append_poses(keypoints, scores, pose_images, _order_in_image(pose_images), images)
+        self._append_poses(keypoints, scores, pose_images, _order_in_image(pose_images), images, areas)
         if self.annotations is None and targets is not None:
             for image, target in zip(images, targets, strict=True):
                 truth, is_crowd = _read_target(target, self.skeleton.num_keypoints)
@@ -144,9 +161,9 @@ class OKSMeanAveragePrecision(PoseMetric):
         ids = poses.person_ids
         if ids is None and top_down:
             ids = batch["person_id"] if "person_id" in batch else running_ids(len(poses))
-        self._append_poses(
-            poses.keypoints, poses.scores, pose_images, _order_in_image(pose_images) if ids is None else ids, images
-        )
+        ids = _order_in_image(pose_images) if ids is None else ids
+        areas = None if self.oks_nms is None else _areas_in_batch(poses, batch)
+        self._append_poses(poses.keypoints, poses.scores, pose_images, ids, images, areas)
         if self.annotations is None:
             truth = read_truth(batch)
             truth_images = images[truth.images.to(images.device)]
@@ -161,11 +178,23 @@ class OKSMeanAveragePrecision(PoseMetric):
         return self.results({name: math.nan if value < 0 else value for name, value in values.items()})
 
     def gathered(self) -> tuple[GroundTruth, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return what is scored: the truth, and image ids (P,), keypoints (P, K, 2) and scores (P,), nobody twice."""
+        """Return what is scored: the truth, and image ids (P,), keypoints (P, K, 2) and scores (P,), nobody twice.
+
+        With ``oks_nms`` the poses that are kept, the best of an image first; else in the order of their ids.
+        """
         image_ids, ids, keypoints, scores = (self.rows(f"pose_{name}").numpy() for name in _POSE_COLUMNS)
         keep = first_rows(image_ids, ids)
+        if self.oks_nms is not None:
+            areas = self.rows("pose_areas").numpy()
+            found = (column[keep] for column in (keypoints, scores, areas, image_ids))
+            keep = keep[kept_by_oks_nms(*found, self.sigmas, self.oks_nms)]
         truth = self._truth(np.unique(self.rows("visited_image_ids").numpy()))
         return truth, image_ids[keep], keypoints[keep], scores[keep]
+
+    def protocol(self) -> str:
+        """Say what the last result was computed by and over; see ``methods.top_down.evaluation_protocol``."""
+        suppression = "no OKS-NMS" if self.oks_nms is None else f"OKS-NMS {self.oks_nms:g}"
+        return f"{suppression}, {self._scored_images}" if self._scored_images else suppression
 
     def _truth(self, visited: npt.NDArray[np.int64]) -> GroundTruth:
         """Return the persons of the visited images, or of all where a whole run visited no others."""
@@ -174,10 +203,13 @@ class OKSMeanAveragePrecision(PoseMetric):
             image_ids, ids = columns.pop("image_ids"), columns.pop("ids")
             keep = first_rows(image_ids, ids)
             rows = np.searchsorted(visited, image_ids[keep])
+            self._scored_images = f"{len(visited)} images"
             return GroundTruth(visited, rows, ids[keep], **{name: column[keep] for name, column in columns.items()})
         whole = self.annotations
         sampled = whole.scored_images() if whole.sampled_image_ids is None else np.unique(whole.sampled_image_ids)
         seen = int(np.isin(sampled, visited).sum())
+        scored = len(whole.image_ids) if seen == len(sampled) else len(visited)
+        self._scored_images = f"{scored} of {len(whole.image_ids)} images"
         if seen == len(sampled):
             return whole
         if len(visited):
@@ -216,7 +248,9 @@ class OKSMeanAveragePrecision(PoseMetric):
             images = of_predictions if images is None else images
         return running_ids(len(targets)) if images is None else images
 
-    def _append_poses(self, keypoints: Tensor, scores: Tensor, image_ids: Tensor, ids: Tensor, visited: Tensor) -> None:
+    def _append_poses(
+        self, keypoints: Tensor, scores: Tensor, image_ids: Tensor, ids: Tensor, visited: Tensor, areas: Tensor | None
+    ) -> None:
         count = self.skeleton.num_keypoints
         if tuple(keypoints.shape[1:]) != (count, 2):
             raise MetricError(
@@ -225,7 +259,11 @@ class OKSMeanAveragePrecision(PoseMetric):
             )
         require_finite("predicted keypoints", keypoints)
         require_finite("scores", scores)
-        self.append_rows(pose_image_ids=image_ids, pose_ids=ids, pose_keypoints=keypoints, pose_scores=scores)
+        columns = {"image_ids": image_ids, "ids": ids, "keypoints": keypoints, "scores": scores}
+        if areas is not None:
+            require_finite("areas", areas)
+            columns["areas"] = areas
+        self.append_rows(**{f"pose_{name}": column for name, column in columns.items()})
         self.append_rows(visited_image_ids=visited)
 
     def _append_truth(self, truth: Truth, image_ids: Tensor, ids: Tensor, is_crowd: Tensor) -> None:
@@ -255,6 +293,39 @@ def _given_image_ids(dicts: Sequence[Mapping[str, Any]]) -> Tensor | None:
     if have not in (0, len(dicts)):
         raise MetricError(f"{have} of {len(dicts)} images have an image_id; give it for all or for none.")
     return torch.tensor([int(one["image_id"]) for one in dicts], dtype=torch.int64) if have or not dicts else None
+
+
+def _given_areas(preds: Poses | Sequence[Mapping[str, Any]]) -> Tensor:
+    """Return the areas of predictions (P,), square pixels, which suppression compares them by."""
+    if isinstance(preds, Poses):
+        return box_area(precise(preds.boxes))
+    lacking = sum("area" not in one for one in preds)
+    if lacking:
+        raise MetricError(
+            f"{lacking} of {len(preds)} predictions have no 'area' (P,), the square pixels of each person's crop or "
+            "box, which oks_nms needs; give it, or set oks_nms to None."
+        )
+    areas = [torch.as_tensor(one["area"]).reshape(-1).cpu() for one in preds]
+    return precise(torch.cat([torch.zeros(0), *areas]))
+
+
+def _areas_in_batch(poses: Poses, batch: PoseBatch) -> Tensor:
+    """Return the area in the original picture of the crop that each pose was found in, (P,); else of its box."""
+    if "image_index" in batch or "image" not in batch:
+        return box_area(precise(poses.boxes))
+    images = batch["image"]
+    areas = torch.full((len(images),), float(images.shape[-2] * images.shape[-1]))
+    if "to_original" in batch:
+        (a, b), (c, d) = precise(batch["to_original"])[..., :2].permute(1, 2, 0)
+        areas = areas.to(a) * (a * d - b * c).abs()
+    if poses.person_ids is not None and "person_id" in batch:
+        same = poses.person_ids[:, None] == batch["person_id"][None].to(poses.person_ids.device)
+        return areas[same.int().argmax(dim=1).to(areas.device)] if len(poses) else areas[:0]
+    if len(poses) != len(areas):
+        raise MetricError(
+            f"{len(poses)} poses of {len(areas)} crops without person ids: oks_nms needs to know which crop each is of."
+        )
+    return areas
 
 
 def _look_up(images: Tensor, rows: Tensor) -> Tensor:
