@@ -1,6 +1,7 @@
-"""The command line: ``pose-zoo fit|validate|test|predict|evaluate|weights``.
+"""The command line: ``pose-zoo fit|validate|test|predict|export|evaluate|weights``.
 
-But for the last two it is LightningCLI with all methods and data modules imported, so that they go by their bare names.
+But for the last three it is LightningCLI with all methods and data modules imported, so that they go by their bare
+names.
 ``--help`` and ``--version`` are answered before anything heavy is imported.
 """
 
@@ -26,6 +27,7 @@ commands
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test split
   predict    find keypoints in pictures; writes COCO results and drawn pictures
+  export     write a checkpoint as ONNX or as a program of torch.export
   evaluate   score a file of COCO results, from any tool, and say what is wrong with it
   weights    say what a file of weights is, what it fits, and with which recipe
 
@@ -83,6 +85,10 @@ def main(args: list[str] | None = None) -> None:
             from lightning_pose_zoo.evaluate import main as evaluate
 
             evaluate(words[1:])
+        elif words[0] == "export":
+            from lightning_pose_zoo.export import main as export
+
+            export(words[1:])
         elif words[0] == "weights":
             from lightning_pose_zoo.weights_command import main as weights
 

@@ -81,6 +81,9 @@ class PoseCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Say where the settings differ from the checkpoint's, and let only ``fit`` write a recipe down."""
         if self._trained:
+            if self._get(self.config, "model.init_args.weights"):
+                # What a training started from has no effect beside a checkpoint, and may be gone.
+                self._get(self.config, "model")["init_args"]["weights"] = None
             model = self._get(self.config, "model").as_dict()
             resuming = self.subcommand == "fit"
             for line in checkpoint_differences(self._trained, model["class_path"], model["init_args"], resuming):

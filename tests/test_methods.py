@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import lightning as L
 import pytest
 import torch
@@ -68,6 +70,29 @@ def test_fit_test_predict_save_and_load(name, method, arguments, people, trainer
     assert loaded.skeleton == get_skeleton("lsp14")
     again = Poses.cat(trainer.predict(loaded, people))
     torch.testing.assert_close(again.keypoints, predicted.keypoints)
+
+
+@table
+def test_training_starts_from_weights_of_other_keypoints(name, method, arguments, trainer, tmp_path, caplog):
+    theirs = method(skeleton="coco17", **arguments)
+    trainer.strategy.connect(theirs)
+    first = tmp_path / "first.ckpt"
+    trainer.save_checkpoint(first)
+    with caplog.at_level(logging.INFO, logger="lightning.pytorch"):
+        mine = method(skeleton="crowdpose14", weights=str(first), **arguments)
+    assert "from skeleton coco17 to crowdpose14" in caplog.text
+    own = mine.network.state_dict()
+    for key, value in theirs.network.state_dict().items():
+        if own[key].shape == value.shape:
+            assert torch.equal(own[key], value), key
+    # The checkpoint of what began from another's weights needs that one's file no more.
+    assert mine.hparams["weights"] is None
+    trainer.strategy.connect(mine)
+    trainer.save_checkpoint(tmp_path / "mine.ckpt")
+    first.unlink()
+    loaded = method.load_from_checkpoint(tmp_path / "mine.ckpt", **arguments)
+    assert loaded.skeleton == get_skeleton("crowdpose14")
+    torch.testing.assert_close(loaded.state_dict(), mine.state_dict(), rtol=0, atol=0)
 
 
 @table

@@ -65,18 +65,16 @@ def quarter_offset(heatmaps: Tensor, peak: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _blur_matrix(kernel: int, cells: int) -> Tensor:
+def _blur_matrix(kernel: int, cells: int) -> list[list[float]]:
     """Return (cells, cells + kernel - 1): blurs a patch down to its inner cells along one axis.
 
-    The Gaussian is the one that OpenCV takes for a kernel size without a sigma.
+    The Gaussian is the one that OpenCV takes for a kernel size without a sigma. Numbers, because a tensor that is made
+    while a network is exported is no tensor afterwards.
     """
     sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
-    weights = torch.tensor([math.exp(-((i - kernel // 2) ** 2) / (2 * sigma**2)) for i in range(kernel)])
-    weights = weights / weights.sum()
-    matrix = torch.zeros(cells, cells + kernel - 1)
-    for row in range(cells):
-        matrix[row, row : row + kernel] = weights
-    return matrix
+    weights = [math.exp(-((i - kernel // 2) ** 2) / (2 * sigma**2)) for i in range(kernel)]
+    normal = [weight / sum(weights) for weight in weights]
+    return [[0.0] * row + normal + [0.0] * (cells - 1 - row) for row in range(cells)]
 
 
 def _blurred_patch(heatmaps: Tensor, peak: Tensor, kernel: int, cells: int) -> Tensor:
@@ -93,7 +91,7 @@ def _blurred_patch(heatmaps: Tensor, peak: Tensor, kernel: int, cells: int) -> T
     patch = heatmaps.flatten(2).gather(2, index.flatten(2)).reshape(index.shape)
     in_y = ((y >= 0) & (y < height)).to(patch.dtype)
     in_x = ((x >= 0) & (x < width)).to(patch.dtype)
-    blur = _blur_matrix(kernel, cells).to(patch.device)
+    blur = torch.tensor(_blur_matrix(kernel, cells), device=patch.device)
     return (blur * in_y[..., None, :]) @ patch @ (blur * in_x[..., None, :]).transpose(-1, -2)
 
 

@@ -39,7 +39,7 @@ class LabeledFrames(PoseDataModule):
 
     Every frame is taken whole. The skeleton follows from the header: flip pairs from left and right in the names. The
     frames are split at random by ``split_seed``; frames of one video may fall on both sides, as in DeepLabCut. ``test``
-    takes the validation frames. Scored by the mean error in pixels (EPE) and PCK relative to the frame's larger side.
+    takes the validation frames. Scored by mean error and RMSE in pixels and PCK relative to the frame's larger side.
 
     Args:
         root: The project's folder.

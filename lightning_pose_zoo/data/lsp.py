@@ -36,7 +36,7 @@ _FIRST_EXTENDED_ID = 100_000
 
 
 class LSP(PoseDataModule):
-    """Leeds Sports Pose: one person per picture, scored by PCK at 0.2 of the torso's diameter.
+    """Leeds Sports Pose: one person per picture, scored by PCK, PDJ and strict PCP.
 
     Expected are ``joints.mat`` and ``images/`` in the folder; which of the two data sets it holds is seen from the
     annotations. The original's first 1000 pictures are for training and the last 1000 for validation and test, as

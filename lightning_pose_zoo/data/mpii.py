@@ -45,7 +45,7 @@ _HEADS = ("annot/gt_valid.mat", "annotations/mpii_gt_val.mat")
 
 
 class MPII(PoseDataModule):
-    """MPII's single persons, scored by PCKh on the validation set of 2,958.
+    """MPII's single persons, scored by PCKh and its AUC on the validation set of 2,958.
 
     Expected are ``images/`` and, as the HRNet repository has them, ``annot/train.json``, ``annot/valid.json`` and
     ``annot/gt_valid.mat`` with the boxes of the heads; mmpose's ``annotations/mpii_train.json``, ``mpii_val.json`` and

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import Any, Self
 
 import lightning as L
@@ -17,9 +16,8 @@ from lightning_pose_zoo.callbacks.exact_resume import ExactResume
 from lightning_pose_zoo.callbacks.stop_on_non_finite_loss import StopOnNonFiniteLoss
 from lightning_pose_zoo.checkpoints import verify_checkpoint
 from lightning_pose_zoo.errors import SettingsError
-from lightning_pose_zoo.methods import remembering
+from lightning_pose_zoo.methods import remembering, scoring
 from lightning_pose_zoo.methods.normalization import Normalization
-from lightning_pose_zoo.metrics.rows import PoseMetric
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
@@ -94,16 +92,8 @@ class PoseModule(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Take the data set's metrics, or PCK by the box where a stranger's data set has none."""
-        if stage == "predict":
-            return
-        datamodule: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(datamodule, "metrics"):
-            metrics: Iterable[PoseMetric] = datamodule.metrics()
-        else:
-            from lightning_pose_zoo.metrics import PCK
-
-            metrics = [PCK(self.skeleton, thresholds=(0.2,), normalize_by="box")]
-        self.evaluation = nn.ModuleList(metrics)
+        if stage != "predict":
+            self.evaluation = nn.ModuleList(scoring.data_set_metrics(self))
 
     def configure_callbacks(self) -> list[Callback]:
         """Bring along what every training needs: exact resuming, and an end where the loss is NaN."""
@@ -140,19 +130,11 @@ class PoseModule(L.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Log what the data set's metrics say."""
-        self._log_metrics("val")
+        scoring.log_scores(self, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log what the data set's metrics say."""
-        self._log_metrics("test")
-
-    def _log_metrics(self, stage: str) -> None:
-        for metric in self.evaluation:
-            # The values are those of all processes already, so nothing is left for Lightning to reduce.
-            values = {f"{stage}/{name}": value.float() for name, value in metric.compute().items()}  # type: ignore[operator]
-            for name, value in values.items():
-                self.log(name, value, prog_bar=stage == "val" and name.count("/") == 1, rank_zero_only=False)
-            metric.reset()  # type: ignore[operator]
+        scoring.log_scores(self, "test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer over all trainable parameters, and its schedule.
@@ -194,8 +176,7 @@ class PoseModule(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down what the network's output means, and what its weights expect of pixels."""
-        pixels = self.normalization.settings()
-        checkpoint |= {"method": type(self).__name__, "parts": remembering.parts_of(self), "normalization": pixels}
+        checkpoint |= remembering.what_output_means(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over what the weights expect of pixels, and refuse weights whose output would be misread.
@@ -204,6 +185,6 @@ class PoseModule(L.LightningModule, ABC):
             CheckpointError: Where the keypoints, or a part such as the codec, are not those that the weights were
                 trained with.
         """
-        remembering.refuse_other_skeleton(self, checkpoint.get("hyper_parameters", {}))
+        remembering.refuse_other_skeleton(self, checkpoint)
         remembering.restore_normalization(self, checkpoint.get("normalization", {}))
         remembering.refuse_other_parts(self, checkpoint.get("parts", {}))

@@ -95,6 +95,10 @@ class HeatmapMethod(PoseModule):
         keypoints, scores = self.codec.decode(self.heatmaps(images))
         return keypoints, scores
 
+    def protocol(self) -> str:
+        """Say how maps are made and read; see ``methods.top_down.evaluation_protocol``."""
+        return f"{'flip test' if self.flip_test else 'no flip test'}, {self.codec}"
+
     def estimate(self, batch: PoseBatch) -> Poses:
         """Find one person in each crop of a batch."""
         images = batch["image"]

@@ -24,6 +24,7 @@ __all__ = [
     "refuse_other_skeleton",
     "remember_arguments",
     "restore_normalization",
+    "what_output_means",
 ]
 
 
@@ -57,6 +58,19 @@ def plain_arguments(method: str, given: dict[str, Any]) -> dict[str, Any]:
     if problems:
         raise SettingsError(complain(f"arguments of {method}", problems, "Give plain values."))
     return kept
+
+
+def what_output_means(method: PoseModule) -> dict[str, Any]:
+    """Return what a checkpoint says besides weights and arguments, so that its network's output is not misread."""
+    settings = getattr(getattr(method._trainer, "datamodule", None), "settings", None)
+    return {
+        "image_size": None if settings is None else list(settings.size),
+        "method": type(method).__name__,
+        "parts": parts_of(method),
+        "normalization": method.normalization.settings(),
+        # Among the arguments too; but there Lightning puts those of load_from_checkpoint in their place.
+        "skeleton": method.skeleton.to_dict(),
+    }
 
 
 def parts_of(method: nn.Module) -> dict[str, str]:
@@ -102,19 +116,20 @@ def restore_normalization(method: PoseModule, stored: Mapping[str, Any]) -> None
         rank_zero_info(f"normalization: set to {trained}, as the checkpoint was trained; it was {before}")
 
 
-def refuse_other_skeleton(method: PoseModule, arguments: Mapping[str, Any]) -> None:
+def refuse_other_skeleton(method: PoseModule, checkpoint: Mapping[str, Any]) -> None:
     """Refuse a checkpoint whose maps belong to other keypoints, or to the same in another order.
 
     Args:
         method: What reads a checkpoint.
-        arguments: The arguments of the method in the checkpoint.
+        checkpoint: Its content.
 
     Raises:
         CheckpointError: Where the keypoints differ; says how, and how to start from these weights nevertheless.
     """
-    if not isinstance(arguments.get("skeleton"), Mapping):
+    stored = checkpoint.get("skeleton", checkpoint.get("hyper_parameters", {}).get("skeleton"))
+    if not isinstance(stored, Mapping):
         return
-    theirs, mine = Skeleton.from_dict(arguments["skeleton"]), method.skeleton
+    theirs, mine = Skeleton.from_dict(stored), method.skeleton
     if theirs.names == mine.names:
         return
     raise CheckpointError(

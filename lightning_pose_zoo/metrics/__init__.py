@@ -2,6 +2,7 @@
 
 from lightning_pose_zoo.metrics.auc import AUC
 from lightning_pose_zoo.metrics.average_precision import OKSMeanAveragePrecision
+from lightning_pose_zoo.metrics.coco_boxes import evaluate_coco_boxes
 from lightning_pose_zoo.metrics.coco_files import evaluate_coco
 from lightning_pose_zoo.metrics.error_diagnosis import ErrorDiagnosis
 from lightning_pose_zoo.metrics.functional.ground_truth import GroundTruth
@@ -33,5 +34,6 @@ __all__ = [
     "PoseTrackAP",
     "RowMetric",
     "evaluate_coco",
+    "evaluate_coco_boxes",
     "evaluate_posetrack",
 ]

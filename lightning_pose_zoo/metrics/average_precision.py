@@ -36,9 +36,9 @@ class OKSMeanAveragePrecision(PoseMetric):
     missed nor, for who finds them, as wrong. The numbers equal those of pycocotools. Where ``annotations`` have a crowd
     index, AP_easy, AP_medium and AP_hard follow, as for CrowdPose.
 
-    Where a detector has found a person twice, so does the method; ``oks_nms`` then keeps the better pose, before anything
-    is counted. OKS between two poses takes the mean of the areas of their crops, padding included, or where whole
-    pictures were looked at, of their boxes. As in the HRNet repository (Sun et al., CVPR 2019, arXiv 1902.09212).
+    Where a detector has found a person twice, so does the method; ``oks_nms`` then keeps the better pose, before
+    anything is counted. OKS between two poses takes the mean of the areas of their crops, padding included, or where
+    whole pictures were looked at, of their boxes. As in the HRNet repository (Sun et al., CVPR 2019, arXiv 1902.09212).
 
     An image is scored once: predictions and persons that come again with the same image and person (a distributed
     sampler repeats some) are dropped.
@@ -185,9 +185,9 @@ class OKSMeanAveragePrecision(PoseMetric):
         image_ids, ids, keypoints, scores = (self.rows(f"pose_{name}").numpy() for name in _POSE_COLUMNS)
         keep = first_rows(image_ids, ids)
         if self.oks_nms is not None:
-            areas = self.rows("pose_areas").numpy()
-            found = (column[keep] for column in (keypoints, scores, areas, image_ids))
-            keep = keep[kept_by_oks_nms(*found, self.sigmas, self.oks_nms)]
+            areas = self.rows("pose_areas").numpy()[keep]
+            found = keypoints[keep], scores[keep], areas, image_ids[keep], self.sigmas
+            keep = keep[kept_by_oks_nms(*found, self.oks_nms)]
         truth = self._truth(np.unique(self.rows("visited_image_ids").numpy()))
         return truth, image_ids[keep], keypoints[keep], scores[keep]
 

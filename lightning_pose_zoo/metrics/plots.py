@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["plot_bars", "plot_curve"]
+__all__ = ["plot_bars", "plot_curve", "plot_steps"]
 
 _INCHES_PER_BAR = 0.24
 
@@ -62,4 +62,27 @@ def plot_bars(values: Mapping[str, Any], upper: float | None = None, ax: Any = N
     if upper is not None:
         axes.set_xlim(0, 1.12 * upper)
     axes.grid(axis="x", alpha=0.3)
+    return figure, axes
+
+
+def plot_steps(results: Sequence[Mapping[str, Any]], ax: Any = None) -> Any:
+    """Draw several results of a metric over their steps: means as lines with a name, their parts thin and grey.
+
+    Args:
+        results: What ``compute`` returned at each step.
+        ax: matplotlib's axes to draw on; None: new ones.
+
+    Returns:
+        The figure and its axes.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(layout="constrained") if ax is None else (ax.get_figure(), ax)
+    for name in sorted(results[0], key=lambda name: "/" not in name):  # means last, on top
+        is_mean = "/" not in name
+        style: dict[str, Any] = {"label": name, "marker": "."} if is_mean else {"color": "0.8", "linewidth": 0.8}
+        axes.plot(range(len(results)), [float(result[name]) for result in results], **style)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize="small")
     return figure, axes

@@ -25,7 +25,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lightning_pose_zoo.errors import MetricError
 from lightning_pose_zoo.geometry import apply_affine
 from lightning_pose_zoo.metrics.functional.keypoint_error import keypoint_errors, precise
-from lightning_pose_zoo.metrics.plots import plot_bars
+from lightning_pose_zoo.metrics.plots import plot_bars, plot_steps
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
@@ -170,7 +170,7 @@ class RowMetric(Metric, ABC):
         result = self.compute() if val is None else val
         if isinstance(result, Mapping):
             return plot_bars(result, self.plot_upper_bound, ax)
-        return self._plot(result, ax)
+        return plot_steps(result, ax)
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None

@@ -211,7 +211,7 @@ class ConvolutionalPoseMachineNetwork(nn.Module):
             full = images[:, 3:]
         else:
             height, width = images.shape[-2:]
-            middle = images.new_tensor([width / 2, height / 2]).expand(len(images), 2)
+            middle = images.new_tensor([width / 2, height / 2]).expand(images.shape[0], 2)
             full = center_maps(middle, (height, width))
         pooled: Tensor = self.pool_center(full)
         return pooled

@@ -91,10 +91,11 @@ def _rebuilt(method: nn.Module, skeleton: Skeleton) -> nn.Module:
         part = getattr(method, name, None)
         if name in _WITHOUT:
             arguments[name] = _WITHOUT[name]
+        elif isinstance(part, nn.Module):
+            # Before the arguments: those of the command line name a part by its class.
+            arguments[name] = part
         elif name in given:
             arguments[name] = given[name]
-        elif isinstance(part, nn.Module):
-            arguments[name] = part
     try:
         with torch.device("meta"):
             again: nn.Module = type(method)(**{**arguments, "skeleton": skeleton})
