@@ -26,7 +26,7 @@ def forkserver() -> ForkServerContext:
 
 def start(function: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Start a process, which the caller may kill."""
-    process = forkserver().Process(target=function, args=arguments)
+    process = forkserver().Process(target=_alone, args=(function, arguments))
     process.start()
     return process
 
@@ -40,8 +40,17 @@ def run_on_ranks(function: Callable[..., None], world_size: int, *arguments: Any
     mp.start_processes(_join, (function, world_size, port, arguments), nprocs=world_size, start_method="forkserver")
 
 
+def _alone(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    # Workers of a DataLoader would inherit the way that this process was started: each would import everything anew,
+    # and none would notice that this process was killed.
+    multiprocessing.set_start_method("fork", force=True)
+    torch.set_num_threads(1)
+    function(*arguments)
+
+
 def _join(rank: int, function: Callable[..., None], world_size: int, port: int, arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)
     warnings.simplefilter("ignore")
     os.environ |= {
         "LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(world_size),
