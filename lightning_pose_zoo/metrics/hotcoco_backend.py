@@ -8,6 +8,7 @@ So the files are checked here first, as far as that is quick: every annotation, 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import re
 import warnings
@@ -61,12 +62,11 @@ def score_files(annotations: Path, results: Path, sigmas: Sequence[float]) -> di
 
 def _import_hotcoco() -> ModuleType:
     try:
-        import hotcoco
+        return importlib.import_module("hotcoco")
     except ImportError as reason:
         raise MetricError(
             f"the hotcoco backend needs the package hotcoco ({reason}): pip install hotcoco, or use the numpy backend."
         ) from reason
-    return hotcoco
 
 
 def _load(path: Path, error: type[PoseZooError], read: Any) -> Any:
