@@ -7,21 +7,54 @@ enough to build its method, and whatever somebody states is what happens; every 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from lightning_pose_zoo.checkpoints import read_checkpoint
 from lightning_pose_zoo.errors import CheckpointError
 
-__all__ = ["checkpoint_differences", "checkpoint_settings", "with_checkpoint_settings"]
+__all__ = ["checkpoint_differences", "checkpoint_settings", "trusted_class", "with_checkpoint_settings"]
 
 _INTERNAL = ("_class_path", "_instantiator", "skeleton")  # the skeleton is the data's
 _GOES_ON = ("optimizer", "lr_scheduler")
+_TRUSTED: dict[str, type | tuple[type, ...]] = {
+    "lightning_pose_zoo": nn.Module,
+    "torch.optim": (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
+}
+
+
+def trusted_class(path: str) -> type | None:
+    """Return the class that a file names, if it is a part of this package or one of torch's optimizers or schedules.
+
+    What a file names never decides what is imported: the class must be there already.
+    """
+    module, _, name = path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    if not isinstance(found, type):
+        return None
+    for package, kinds in _TRUSTED.items():
+        if all(f"{place}.".startswith(f"{package}.") for place in (module, found.__module__)):
+            return found if issubclass(found, kinds) else None
+    return None
+
+
+def _is_trusted(value: Any) -> bool:
+    """Tell whether all classes that a setting names, at any depth, are trusted."""
+    if isinstance(value, Mapping):
+        path = value.get("class_path")
+        return (path is None or trusted_class(str(path)) is not None) and all(map(_is_trusted, value.values()))
+    return all(map(_is_trusted, value)) if isinstance(value, (list, tuple)) else True
 
 
 def checkpoint_settings(path: Path) -> dict[str, Any] | None:
     """Return the method in a checkpoint as ``class_path`` and ``init_args``; None where it is none of this package's.
+
+    Settings that name a class of anybody else are left out: a recipe or a flag has to state them.
 
     Raises:
         CheckpointError: Where the file is damaged, is no checkpoint, or would have to run code.
@@ -35,7 +68,8 @@ def checkpoint_settings(path: Path) -> dict[str, Any] | None:
     name = checkpoint.get("method")
     if name not in methods.__all__:
         return None
-    arguments = {key: value for key, value in checkpoint["hyper_parameters"].items() if key not in _INTERNAL}
+    given: Mapping[str, Any] = checkpoint["hyper_parameters"]
+    arguments = {key: value for key, value in given.items() if key not in _INTERNAL and _is_trusted(value)}
     return {"class_path": name, "init_args": arguments}
 
 

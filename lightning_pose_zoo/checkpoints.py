@@ -69,8 +69,7 @@ class AtomicCheckpointIO(CheckpointIO):
             weights_only: True or None. False is refused.
 
         Raises:
-            CheckpointError: Where the file is damaged, is no checkpoint, or would have to run code.
-            FileNotFoundError: Where it does not exist.
+            CheckpointError: Where the file is missing, damaged or no checkpoint, or would have to run code.
         """
         if weights_only is False:
             raise CheckpointError(
@@ -124,8 +123,7 @@ def read_checkpoint(path: _PATH, map_location: Any | None = None) -> Any:
 
     Raises:
         UnsafeCheckpointError: Where reading it could run code; names what it asks for.
-        CheckpointError: Where the file is damaged or no checkpoint.
-        FileNotFoundError: Where it does not exist.
+        CheckpointError: Where the file is missing, damaged or no checkpoint.
     """
     verify_checkpoint(path)
     try:
@@ -146,12 +144,11 @@ def verify_checkpoint(path: _PATH) -> None:
     """Compare a file with the checksum that was written into it.
 
     Raises:
-        CheckpointError: Where it is damaged.
-        FileNotFoundError: Where it does not exist.
+        CheckpointError: Where it is missing or damaged.
     """
     source = Path(path)
     if not source.is_file():
-        raise FileNotFoundError(f"checkpoint '{source}' does not exist.")
+        raise CheckpointError(f"'{source}' does not exist, or is no file; give the path of a checkpoint.")
     fault = _damage(source)
     if fault:
         raise CheckpointError(f"'{source}' is damaged: {fault}. Take an earlier checkpoint, or copy it again.")

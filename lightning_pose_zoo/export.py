@@ -7,7 +7,6 @@ Normalisation and decoding are inside of the graph; the flip test is not, since 
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import json
 import warnings
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_pose_zoo import __version__
+from lightning_pose_zoo.checkpoint_settings import trusted_class
 from lightning_pose_zoo.checkpoints import read_checkpoint
 from lightning_pose_zoo.errors import CheckpointError, PoseZooError, SettingsError, complain
 from lightning_pose_zoo.files import open_atomically
@@ -36,7 +36,6 @@ __all__ = ["DESCRIPTION", "export_onnx", "export_program", "main", "method_from_
 DESCRIPTION = "lightning_pose_zoo.json"
 """Where a file describes itself: the key of ONNX's metadata, the name of the program's extra file."""
 
-_PACKAGE = "lightning_pose_zoo"
 _MOST_PIXELS = 1e-3
 _MOST_SCORE = 1e-3  # of the highest score
 # Deviations of the pixels. Keypoints move by this about thirty times as far as by rounding, in trained networks.
@@ -157,7 +156,6 @@ def _export(
     """Trace a method, have it written, and compare what was written with it."""
     with _ready(method), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates its own parts here
-        # Before tracing, because decoding keeps tables that tracing would fill with tensors without values.
         expected = _expected(method, image_size)
         program = torch.export.export(method, (expected.images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
         with open_atomically(path) as file:
@@ -255,8 +253,6 @@ def method_from_checkpoint(path: str | Path) -> tuple[PoseModule, tuple[int, int
     from lightning_pose_zoo import methods
     from lightning_pose_zoo.weights.loading import misfits
 
-    if not Path(path).is_file():
-        raise CheckpointError(f"checkpoint '{path}' does not exist; give a file that pose-zoo fit wrote.")
     content = read_checkpoint(path)
     name = content.get("method") if isinstance(content, dict) else None
     if name not in methods.__all__ or not {"hyper_parameters", "state_dict"} <= content.keys():
@@ -297,12 +293,8 @@ def _built(value: Any) -> Any:
     """
     if not isinstance(value, Mapping) or "class_path" not in value:
         return value
-    module, _, name = str(value["class_path"]).rpartition(".")
-    # What a file names must not decide what is imported.
-    part = getattr(importlib.import_module(module), name, None) if f"{module}.".startswith(f"{_PACKAGE}.") else None
-    if not (
-        isinstance(part, type) and issubclass(part, nn.Module) and f"{part.__module__}.".startswith(f"{_PACKAGE}.")
-    ):
+    part = trusted_class(str(value["class_path"]))
+    if part is None or not issubclass(part, nn.Module):
         raise CheckpointError(
             f"the checkpoint asks for the class {value['class_path']}, which is not one of this package's; load it in "
             "Python with your class, then call export_onnx or export_program on it."

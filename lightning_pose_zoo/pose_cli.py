@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning import Trainer
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,7 +22,7 @@ from lightning_pose_zoo.checkpoint_settings import (
     checkpoint_settings,
     with_checkpoint_settings,
 )
-from lightning_pose_zoo.checkpoints import AtomicCheckpointIO
+from lightning_pose_zoo.checkpoints import AtomicCheckpointIO, verify_checkpoint
 from lightning_pose_zoo.data.base import PoseDataModule
 from lightning_pose_zoo.loggers import ResumedCSVLogger
 from lightning_pose_zoo.methods.base import PoseModule
@@ -92,7 +93,7 @@ class PoseCLI(LightningCLI):
             self.save_config_callback = None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer, with a place for its results and TensorBoard and CSV logs there."""
+        """Build the trainer, with a place for its results, logs while it trains, and files of what it predicts."""
         config = self._get(self.config_init, "trainer")
         folder = config["default_root_dir"] or str(Path("runs") / self._recipe_name())
         kwargs.setdefault("default_root_dir", folder)
@@ -106,6 +107,10 @@ class PoseCLI(LightningCLI):
             plugins = plugins if isinstance(plugins, list) else [plugins]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        given = config["callbacks"] or []
+        given = given if isinstance(given, list) else [given]
+        if self.subcommand == "predict" and not any(isinstance(one, BasePredictionWriter) for one in given):
+            kwargs.setdefault("callbacks", [*given, callbacks.WritePredictions()])
         return super().instantiate_trainer(**kwargs)
 
     def _recipe_name(self) -> str:
@@ -115,14 +120,22 @@ class PoseCLI(LightningCLI):
 
 
 def _checkpoint_of(words: list[str]) -> Path | None:
-    """Return the checkpoint file that a command line names; None where it names none, or a word such as ``last``."""
+    """Return the checkpoint file that a command line names; None where it names none, or a word such as ``last``.
+
+    Raises:
+        CheckpointError: Where there is no such file.
+    """
     name = None
     for word, following in itertools.zip_longest(words, words[1:]):
         if word == "--ckpt_path":
             name = following
         elif str(word).startswith("--ckpt_path="):
             name = str(word).partition("=")[2]
-    return Path(name) if name and Path(name).is_file() else None
+    # What Lightning finds by itself: words, a place in a registry, an address.
+    if not name or name in ("null", "best", "last", "hpc") or name.startswith("registry") or "://" in name:
+        return None
+    verify_checkpoint(name)
+    return Path(name)
 
 
 def _has_its_own_checkpoints(config: Any) -> bool:

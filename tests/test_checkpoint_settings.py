@@ -9,10 +9,11 @@ import sys
 import pytest
 import torch
 
-from lightning_pose_zoo.checkpoint_settings import checkpoint_differences, checkpoint_settings
+from lightning_pose_zoo.checkpoint_settings import checkpoint_differences, checkpoint_settings, trusted_class
 from lightning_pose_zoo.checkpoints import write_checkpoint
 from lightning_pose_zoo.cli import build_cli, main
 from lightning_pose_zoo.errors import CheckpointError
+from lightning_pose_zoo.losses import HeatmapMSE
 
 DATA = [
     "--data=SyntheticPeople", "--data.skeleton=lsp14", "--data.image_size=[64,64]", "--data.train_size=8",
@@ -109,6 +110,30 @@ def test_no_class_of_a_file_is_imported(tmp_path, monkeypatch):
     # Also where the method is one of ours: only its arguments are taken.
     write_checkpoint({"method": "HRNet", "hyper_parameters": {**arguments, "variant": "w18"}, "state_dict": {}}, path)
     assert checkpoint_settings(path) == {"class_path": "HRNet", "init_args": {"variant": "w18"}}
+    # And where a setting of ours names a class of somebody else, at any depth.
+    harmless = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+    ours = {"class_path": "lightning_pose_zoo.losses.HeatmapMSE", "init_args": {}}
+    evil = {"class_path": "evil_module.Net", "init_args": {}}
+    given = {"codec": evil, "lr_scheduler": {**harmless, "init_args": {"inner": [evil]}}, "optimizer": harmless}
+    write_checkpoint({"method": "HRNet", "hyper_parameters": {**given, "loss": ours}, "state_dict": {}}, path)
+    assert checkpoint_settings(path) == {"class_path": "HRNet", "init_args": {"optimizer": harmless, "loss": ours}}
+    with pytest.raises(KeyError, match="lightning_version"):  # built without it, and then Lightning reads the file
+        main(["validate", *DATA, f"--ckpt_path={path}", f"--trainer.default_root_dir={tmp_path}"])
+    assert "evil_module" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["os.system", "lightning_pose_zoo.losses.torch.hub", "torch.optim.lr_scheduler.LambdaLR.step", "torch.nn.Module",
+     "lightning_pose_zoo.pose_cli.PoseCLI", "lightning_pose_zoo.losses.nn.Module", "HeatmapMSE", ""],
+)  # fmt: skip
+def test_classes_that_are_not_trusted(path):
+    assert trusted_class(path) is None
+
+
+def test_classes_that_are_trusted():
+    assert trusted_class("lightning_pose_zoo.losses.HeatmapMSE") is HeatmapMSE
+    assert trusted_class("torch.optim.lr_scheduler.OneCycleLR") is torch.optim.lr_scheduler.OneCycleLR
 
 
 def test_a_file_that_is_no_checkpoint_of_ours_says_nothing(tmp_path):

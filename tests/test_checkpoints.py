@@ -82,7 +82,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"page\.ckpt"):
         read_checkpoint(path)
-    with pytest.raises(FileNotFoundError, match=r"missing\.ckpt"):
+    with pytest.raises(CheckpointError, match=r"missing\.ckpt' does not exist"):
         read_checkpoint(tmp_path / "missing.ckpt")
 
 

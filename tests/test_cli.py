@@ -73,6 +73,12 @@ def test_fit_validate_test_and_predict(tmp_path, capsys):
     drawn = sorted(path.name for path in (tmp_path / "predictions" / "pictures").iterdir())
     assert drawn == ["a.jpg", "b.jpg"]
 
+    # A checkpoint is enough to leave results.
+    elsewhere = tmp_path / "elsewhere"
+    alone = [*SMALL[2:], f"--ckpt_path={last}", f"--trainer.default_root_dir={elsewhere}"]
+    main(["predict", *alone, f"--data.predict_images={photos}"])
+    assert json.loads((elsewhere / "predictions" / "keypoints.json").read_text()) == results
+
 
 def test_the_saved_config_repeats_the_run(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
@@ -124,6 +130,8 @@ def test_transforms_by_class_path(tmp_path):
         (["--data.people=[3, 1]"], "people is"),
         (["--data.image_size=[60, 64]"], "multiples of 32"),
         (["--model.codec=HeatmapCodec", "--model.codec.stride=8"], "set the codec's stride to 4"),
+        (["--ckpt_path=lost.ckpt"], "'lost.ckpt' does not exist, or is no file"),
+        (["--ckpt_path", "."], "'.' does not exist, or is no file"),
         (
             [
                 "--model.lr_scheduler=OneCycleLR",

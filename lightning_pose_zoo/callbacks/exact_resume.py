@@ -41,7 +41,9 @@ class ExactResume(L.Callback):
         checkpoint["random_states"] = states
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember this process's states until training starts."""
+        """Remember this process's states until training starts; an evaluation needs none of them."""
+        if trainer.state.fn != "fit":
+            return
         self._resumed = True
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
         states = checkpoint.get("random_states")

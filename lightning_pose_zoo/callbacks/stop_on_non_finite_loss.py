@@ -23,8 +23,8 @@ class StopOnNonFiniteLoss(L.Callback):
     """Stops all processes before the optimizer steps on a loss that is NaN or infinite, and names its samples.
 
     Without it training would end normally, with weights that are all NaN. The processes agree in every step, so that
-    none is left waiting for another; on a GPU the answer is fetched after the backward pass was queued, so that nothing
-    waits for it. Every method brings this callback with it.
+    none is left waiting for another. On a GPU every step waits for its backward pass to end before the optimizer is
+    queued. Every method brings this callback with it.
     """
 
     def __init__(self) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from lightning_pose_zoo.errors import DatasetError, MetricError, PoseZooError, complain
 from lightning_pose_zoo.geometry import xywh_to_xyxy
 from lightning_pose_zoo.metrics.functional.average_precision import AREA_OF_BOX, GroundTruth, keypoint_extents
+from lightning_pose_zoo.metrics.functional.ground_truth import Booleans, Floats, Integers
 from lightning_pose_zoo.skeleton_files import read_coco_category
 from lightning_pose_zoo.skeletons import DEFAULT_SIGMA, SKELETON_NAMES, Skeleton, SkeletonLike, get_skeleton
 
@@ -35,9 +36,6 @@ __all__ = [
 ]
 
 Entries = list[dict[str, Any]]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Booleans = npt.NDArray[np.bool_]
 Columns = dict[str, npt.NDArray[Any]]
 
 

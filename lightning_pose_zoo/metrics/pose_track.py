@@ -8,7 +8,8 @@ from torchmetrics.utilities import rank_zero_warn
 
 from lightning_pose_zoo.errors import MetricError
 from lightning_pose_zoo.metrics.functional.clear_mot import TrackingConvention, clear_mot
-from lightning_pose_zoo.metrics.functional.pose_track import Floats, pose_track_ap, repeated_tracks
+from lightning_pose_zoo.metrics.functional.ground_truth import Floats
+from lightning_pose_zoo.metrics.functional.pose_track import pose_track_ap, repeated_tracks
 from lightning_pose_zoo.metrics.video_metric import VideoMetric
 from lightning_pose_zoo.skeletons import SkeletonLike
 

@@ -15,10 +15,9 @@ from lightning_pose_zoo.errors import DatasetError, MetricError, PoseZooError, c
 from lightning_pose_zoo.geometry import xywh_to_xyxy
 from lightning_pose_zoo.metrics.coco_reading import read_columns, read_json, refuse, repeated_ids
 from lightning_pose_zoo.metrics.functional.clear_mot import TrackingConvention, clear_mot
+from lightning_pose_zoo.metrics.functional.ground_truth import Booleans, Floats
 from lightning_pose_zoo.metrics.functional.pose_track import (
     POSETRACK_KEYPOINTS,
-    Booleans,
-    Floats,
     TrackedFrames,
     head_size,
     inside_regions,

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_pose_zoo.errors import MetricError
+from lightning_pose_zoo.metrics.functional.ground_truth import Booleans, Floats, Integers
 from lightning_pose_zoo.metrics.functional.pose_track import (
-    Booleans,
-    Floats,
-    Integers,
     TrackedFrames,
     head_size,
     inside_regions,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import nn
 
 from lightning_pose_zoo.weights.reading import TrainedWeights
@@ -16,15 +14,7 @@ def pixels_of(trained: TrainedWeights, source: Source) -> Pixels | None:
     """Return what weights expect of pixels: by their source, or as a checkpoint of this package says; else None."""
     if source.pixels is not None:
         return source.pixels
-    number = r"(-?[\d.e-]+)"
-    triple = rf"\[{number}, {number}, {number}\]"
-    # As Normalization writes itself into checkpoints.
-    pattern = rf"Normalization\(mean={triple}, std={triple}, channel_order=(rgb|bgr)\)"
-    match = re.fullmatch(pattern, trained.parts.get("normalization", ""))
-    if match is None:
-        return None
-    a, b, c, d, e, f = (float(match[index]) for index in range(1, 7))
-    return Pixels((a, b, c), (d, e, f), "bgr" if match[7] == "bgr" else "rgb")
+    return Pixels(**trained.normalization) if trained.normalization else None
 
 
 def set_normalization(method: nn.Module, trained: TrainedWeights, source: Source) -> list[str]:
@@ -35,7 +25,7 @@ def set_normalization(method: nn.Module, trained: TrainedWeights, source: Source
     if pixels is None or not isinstance(before, Normalization):
         return []
     now = Normalization(*pixels)
-    if repr(now) == repr(before):
+    if now.settings() == before.settings():
         return []
     method.normalization = now.to(before.mean.device)
     return [f"normalization: set to {now}, which these weights expect; it was {before}"]

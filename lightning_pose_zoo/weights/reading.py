@@ -45,6 +45,7 @@ class TrainedWeights:
         skeleton: The keypoints that the file itself names; None where it does not.
         hyper_parameters: Arguments of the method, in checkpoints of this package.
         parts: Codec, loss and normalisation that the weights were trained with, in checkpoints of this package.
+        normalization: The arguments of ``Normalization`` that they were trained with, likewise.
     """
 
     name: str
@@ -53,6 +54,7 @@ class TrainedWeights:
     skeleton: Skeleton | None = None
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, str] = field(default_factory=dict)
+    normalization: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_weights(weights: str | Path | Mapping[str, Any]) -> TrainedWeights:
@@ -135,15 +137,13 @@ def _unwrapped(content: Any, name: str) -> TrainedWeights:
         raise CheckpointError(
             f"{name} holds no weights; a dict of tensors or a checkpoint with 'state_dict' is needed."
         )
-    hyper_parameters = content.get("hyper_parameters")
-    parts = content.get("parts")
+    said = (content.get(key) for key in ("hyper_parameters", "parts", "normalization"))
     return TrainedWeights(
         name,
         _without_wrappers(state),
         ".".join(nests),
         _skeleton_inside(content),
-        hyper_parameters if isinstance(hyper_parameters, Mapping) else {},
-        parts if isinstance(parts, Mapping) else {},
+        *(value if isinstance(value, Mapping) else {} for value in said),
     )
 
 

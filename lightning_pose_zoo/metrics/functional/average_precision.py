@@ -27,7 +27,7 @@ __all__ = [
 
 
 CROWD_LEVELS = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}
-"""Ranges of the crowd index, the upper end excluded, as in CrowdPose's evaluation; the paper's text has 0.1 for 0.2."""
+"""Ranges of the crowd index, the upper end excluded, as in CrowdPose's evaluation; elsewhere 0.1 is given for 0.2."""
 
 MOST_PER_IMAGE = 20
 """Predictions of an image that count."""

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from lightning_pose_zoo.errors import MetricError
-from lightning_pose_zoo.metrics.functional.pose_track import Booleans, Floats, Integers, TrackedFrames
+from lightning_pose_zoo.metrics.functional.ground_truth import Booleans, Floats, Integers
+from lightning_pose_zoo.metrics.functional.pose_track import TrackedFrames
 
 __all__ = ["ClearMOTCounts", "TrackingConvention", "clear_mot", "clear_mot_counts"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from lightning_pose_zoo.errors import MetricError
+from lightning_pose_zoo.metrics.functional.ground_truth import Booleans, Floats, Integers
 from lightning_pose_zoo.skeletons import Skeleton
 
 __all__ = [
@@ -21,10 +21,6 @@ __all__ = [
     "repeated_tracks",
     "scored_keypoints",
 ]
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Booleans = npt.NDArray[np.bool_]
 
 POSETRACK_KEYPOINTS = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "right_wrist", "right_elbow",
