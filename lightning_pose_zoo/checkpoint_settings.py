@@ -23,7 +23,7 @@ __all__ = ["checkpoint_differences", "checkpoint_settings", "trusted_class", "wi
 _INTERNAL = ("_class_path", "_instantiator", "skeleton")  # the skeleton is the data's
 _GOES_ON = ("optimizer", "lr_scheduler")
 _TRUSTED: dict[str, type | tuple[type, ...]] = {
-    "lightning_pose_zoo": nn.Module,
+    "lightning_pose_zoo": (nn.Module, torch.optim.lr_scheduler.LRScheduler),
     "torch.optim": (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler),
 }
 

@@ -172,6 +172,17 @@ class PoseDataModule(L.LightningDataModule, ABC):
         """Return shuffled, varied crops."""
         return self._loader("train", train=True)
 
+    def statistics_dataloader(self, samples: int | None = None) -> PoseLoader:
+        """Return training crops in their order, each once, varied as in the first epoch.
+
+        Args:
+            samples: How many, spread evenly over the training set; all by default.
+        """
+        loader = self._loader("train")
+        if samples is not None and isinstance(loader.sampler, PoseSampler):
+            loader.sampler.keep(samples)
+        return loader
+
     def val_dataloader(self) -> PoseLoader:
         """Return each person of the validation set once."""
         return self._loader("val")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
@@ -58,6 +59,13 @@ class PoseSampler(DistributedSampler[SampleKey]):
         self.pad = pad
         self.size = len(dataset)
         self.start = 0  # how many samples, of all processes together, are behind us in this epoch
+        self._every: npt.NDArray[np.int64] | None = None
+
+    def keep(self, samples: int) -> None:
+        """Deal only so many samples, spread evenly over the data set."""
+        if samples < self.size:
+            self._every = np.arange(samples) * self.size // samples
+            self.size = samples
 
     def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]
         """Yield this process's samples of the current epoch."""
@@ -65,6 +73,8 @@ class PoseSampler(DistributedSampler[SampleKey]):
         order = np.arange(self.size)
         if self.shuffle:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
+        if self._every is not None:
+            order = self._every[order]
         if self.pad and self.size:
             left = -(-(self.size - start) // self.num_replicas) * self.num_replicas
             order = np.resize(order, start + max(left, 0))

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 
 from lightning_pose_zoo.callbacks.exact_resume import ExactResume
 from lightning_pose_zoo.callbacks.stop_on_non_finite_loss import StopOnNonFiniteLoss
+from lightning_pose_zoo.callbacks.training_phases import finite_steps
 from lightning_pose_zoo.checkpoints import verify_checkpoint
 from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.methods import remembering, scoring
 from lightning_pose_zoo.methods.normalization import Normalization
+from lightning_pose_zoo.schedules import WarmupCosine
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
 __all__ = ["PoseModule"]
 
-_PER_STEP_SCHEDULERS = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR)
+_PER_STEP_SCHEDULERS = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR, WarmupCosine)
 
 
 class PoseModule(L.LightningModule, ABC):
@@ -35,7 +37,8 @@ class PoseModule(L.LightningModule, ABC):
     Args:
         skeleton: What the keypoints are: a name, a YAML file, a definition or a ``Skeleton``.
         optimizer: Called with the parameters.
-        lr_scheduler: Called with the optimizer; stepped once an epoch, ``OneCycleLR`` and ``CyclicLR`` once a batch.
+        lr_scheduler: Called with the optimizer; stepped once an epoch, ``OneCycleLR``, ``CyclicLR`` and
+            ``WarmupCosine`` once a batch.
         normalization: What the network's weights expect of pixels; ImageNet's mean and deviation by default.
         channels_last: Keep the network in channels-last order, which is faster with mixed precision.
     """
@@ -152,11 +155,17 @@ class PoseModule(L.LightningModule, ABC):
                 f"the training has {steps:.0f} steps, but OneCycleLR ends after {scheduler.total_steps}; set its "
                 f"total_steps to {steps:.0f} (--model.lr_scheduler.total_steps), or the trainer's max_steps."
             )
+        if isinstance(scheduler, WarmupCosine):
+            scheduler.begin(self._phase_ends(steps))
         interval = "step" if isinstance(scheduler, _PER_STEP_SCHEDULERS) else "epoch"
         config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
         if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             config["monitor"] = getattr(scheduler, "monitor", "train/loss")
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def _phase_ends(self, steps: float) -> list[int]:
+        """Return the steps that the phases of a training of so many steps end with; see ``PhasedMethod``."""
+        return [finite_steps(steps)]
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
