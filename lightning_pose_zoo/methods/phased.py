@@ -113,6 +113,6 @@ def rows_of_all_processes(ids: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         several = [torch.cat(gather_all_tensors(column.contiguous())) for column in several]
     values = torch.cat([column[:, None].flatten(1).double() for column in several[1:]], dim=1)
-    keys = [*values.T.cpu().numpy(), several[0].cpu().numpy()]  # the last key counts first
+    keys = [*values.T.flip(0).cpu().numpy(), several[0].cpu().numpy()]  # the last key counts first
     order = torch.from_numpy(np.lexsort(keys)).to(ids.device)
     return tuple(column[order] for column in several[1:])
