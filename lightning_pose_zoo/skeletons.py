@@ -285,6 +285,12 @@ _PUBLISHED: dict[str, tuple[list[str], list[str]]] = {
         ["head_top upper_neck thorax pelvis", *_SPINE_TO_LIMBS],
     ),
     "lsp14": ([*_MPII_LEGS, *_MPII_ARMS, "neck", "head_top"], ["head_top neck", *_NECK_TO_LIMBS]),
+    # The face hangs on the shoulders, as in the model of the data set's authors (MODEC).
+    "flic": (
+        [*(f"{side}_{part}" for side in ("left", "right") for part in ("shoulder", "elbow", "wrist")), *_sided("hip"),
+         *_sided("eye"), "nose"],
+        ["left_eye nose right_eye", "left_shoulder nose right_shoulder", *_GIRDLE],
+    ),
     "crowdpose14": ([*_COCO_BODY, "head_top", "neck"], ["head_top neck", *_NECK_TO_LIMBS]),
     "aic14": (
         [f"{side}_{part}" for parts in (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle"))
@@ -333,8 +339,9 @@ def get_skeleton(skeleton: SkeletonLike) -> Skeleton:
     """Return a skeleton by whatever names it.
 
     Args:
-        skeleton: A built-in name (``coco17``, ``mpii16``, ``lsp14``, ``crowdpose14``, ``posetrack17``, ``h36m17``,
-            ``aic14``, ``jhmdb15``, ``mpi_inf_3dhp17``), the path of a YAML file, a definition, or a ``Skeleton``.
+        skeleton: A built-in name (``coco17``, ``mpii16``, ``lsp14``, ``flic``, ``crowdpose14``, ``posetrack17``,
+            ``h36m17``, ``aic14``, ``jhmdb15``, ``mpi_inf_3dhp17``), the path of a YAML file, a definition, or a
+            ``Skeleton``.
 
     Returns:
         The skeleton.

@@ -14,8 +14,8 @@ COCO_SIGMAS = [
     .026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089,
 ]  # fmt: skip
 CROWDPOSE_SIGMAS = [.079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089, .079, .079]  # fmt: skip
-COUNTS = {"coco17": 17, "mpii16": 16, "lsp14": 14, "crowdpose14": 14, "aic14": 14, "posetrack17": 17, "jhmdb15": 15,
-          "h36m17": 17, "mpi_inf_3dhp17": 17}  # fmt: skip
+COUNTS = {"coco17": 17, "mpii16": 16, "lsp14": 14, "flic": 11, "crowdpose14": 14, "aic14": 14, "posetrack17": 17,
+          "jhmdb15": 15, "h36m17": 17, "mpi_inf_3dhp17": 17}  # fmt: skip
 
 
 def test_built_in_skeletons_have_the_published_numbers():
@@ -23,6 +23,12 @@ def test_built_in_skeletons_have_the_published_numbers():
     assert {name: get_skeleton(name).num_keypoints for name in COUNTS} == COUNTS
     assert list(get_skeleton("coco17").sigmas) == COCO_SIGMAS
     assert list(get_skeleton("crowdpose14").sigmas) == CROWDPOSE_SIGMAS
+    flic = get_skeleton("flic")
+    assert flic.names[:3] == ("left_shoulder", "left_elbow", "left_wrist")
+    assert flic.flip_pairs == ((0, 3), (1, 4), (2, 5), (6, 7), (8, 9))
+    assert flic.torso == ((3, 6), (0, 7))
+    assert flic.upper_body == (0, 1, 2, 3, 4, 5, 8, 9, 10)
+    assert list(flic.sigmas) == [.079, .072, .062, .079, .072, .062, .107, .107, .025, .025, .026]  # fmt: skip
     assert get_skeleton("mpii16").flip_pairs == ((0, 5), (1, 4), (2, 3), (10, 15), (11, 14), (12, 13))
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import COLORS
+from dots import COLORS
 
 from lightning_pose_zoo import geometry
 from lightning_pose_zoo.data import COCOKeypoints, CropAugmentation, CropDataset, CropSettings, Person
