@@ -1,9 +1,17 @@
-"""What the Trainer runs for us: drawing and writing predictions, phases, exact resuming, an end where a loss is NaN."""
+"""What the Trainer runs for us: drawing, writing, phases, compiling, exact resuming, an end where a loss is NaN."""
 
+from lightning_pose_zoo.callbacks.compile_network import CompileNetwork
 from lightning_pose_zoo.callbacks.draw_predictions import DrawPredictions
 from lightning_pose_zoo.callbacks.exact_resume import ExactResume
 from lightning_pose_zoo.callbacks.stop_on_non_finite_loss import StopOnNonFiniteLoss
 from lightning_pose_zoo.callbacks.training_phases import TrainingPhases
 from lightning_pose_zoo.callbacks.write_predictions import WritePredictions
 
-__all__ = ["DrawPredictions", "ExactResume", "StopOnNonFiniteLoss", "TrainingPhases", "WritePredictions"]
+__all__ = [
+    "CompileNetwork",
+    "DrawPredictions",
+    "ExactResume",
+    "StopOnNonFiniteLoss",
+    "TrainingPhases",
+    "WritePredictions",
+]

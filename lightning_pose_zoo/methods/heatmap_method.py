@@ -101,11 +101,15 @@ class HeatmapMethod(PoseModule):
 
     def estimate(self, batch: PoseBatch) -> Poses:
         """Find one person in each crop of a batch."""
-        images = batch["image"]
         if self.flip_test:
-            permutation = self.skeleton.flip_permutation
-            maps = flip_averaged(self.heatmaps, lambda maps: self.codec.unflip(maps, permutation), images)
-            keypoints, scores = self.codec.decode(maps)
+            keypoints, scores = self.codec.decode(self._test_maps(batch["image"]))
         else:
-            keypoints, scores = self(images)
+            keypoints, scores = self(batch["image"])
         return poses_from_crops(keypoints, scores, batch)
+
+    def _test_maps(self, images: Tensor) -> Tensor:
+        """Return the heatmaps (B, K, h, w) that poses are read off, averaged with the mirrored crops' where asked."""
+        if not self.flip_test:
+            return self.heatmaps(images)
+        permutation = self.skeleton.flip_permutation
+        return flip_averaged(self.heatmaps, lambda maps: self.codec.unflip(maps, permutation), images)
