@@ -39,6 +39,7 @@ Picture = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.floating]
 
 TRUTH_COLOR: Color = (70, 225, 80)
+_IGNORED_COLOR: Color = (215, 45, 60)
 _RIM: Color = (20, 20, 20)
 _TEXT: Color = (235, 235, 235)
 _BACKGROUND: Color = (32, 32, 32)
@@ -274,13 +275,14 @@ def _write(canvas: Picture, text: str, x: int, y: int) -> int:
     return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.42, 1)[0][0])
 
 
-def legend(skeleton: Skeleton, width: int, truth: bool = True) -> Picture:
+def legend(skeleton: Skeleton, width: int, truth: bool = True, ignored: bool = False) -> Picture:
     """Draw a strip that says what the colours mean.
 
     Args:
         skeleton: Left and right are named where each side has one colour.
         width: Pixels.
         truth: Name the truth's green too.
+        ignored: Name the red of ignored regions too.
 
     Returns:
         (24, ``width``, 3) uint8 RGB.
@@ -293,6 +295,7 @@ def legend(skeleton: Skeleton, width: int, truth: bool = True) -> Picture:
             sides[side].add(skeleton.colors[index])
     entries = [("truth (ring: hidden)", TRUTH_COLOR)] if truth else []
     entries += [(side, next(iter(colors))) for side, colors in sides.items() if len(colors) == 1]
+    entries += [("ignored", _IGNORED_COLOR)] if ignored else []
     strip: Picture = np.full((24, width, 3), _BACKGROUND, dtype=np.uint8)
     x = 14
     for text, color in entries:
@@ -342,7 +345,7 @@ def write_batch_sheet(batch: PoseBatch, skeleton: Skeleton, path: Path, pictures
     """Write a contact sheet of a batch with its targets, to see what a network is trained on.
 
     Args:
-        batch: Needs ``image``, ``keypoints`` and ``visibility``.
+        batch: Needs ``image``, ``keypoints`` and ``visibility``; regions of its ``ignore`` are shaded red.
         skeleton: Its limbs and colours.
         path: Where the sheet is written, .png or .jpg.
         pictures: At most so many pictures are shown.
@@ -351,10 +354,16 @@ def write_batch_sheet(batch: PoseBatch, skeleton: Skeleton, path: Path, pictures
     keypoints, visibility = batch["keypoints"].cpu().numpy(), batch["visibility"].cpu().numpy()
     tiles = []
     for row in range(min(pictures, len(batch["image"]))):
-        image, points = enlarge(to_picture(batch["image"][row]), keypoints[rows == row])
+        picture = to_picture(batch["image"][row]).copy()  # it may be the batch's own memory
+        if "ignore" in batch:
+            ignored = batch["ignore"][row].cpu().numpy()
+            picture[ignored] = (0.55 * picture[ignored] + 0.45 * np.array(_IGNORED_COLOR)).astype(np.uint8)
+        image, points = enlarge(picture, keypoints[rows == row])
         tiles.append(draw_poses(image, points, skeleton, visibility=visibility[rows == row]))
     sheet = contact_sheet(tiles, columns=math.ceil(math.sqrt(len(tiles))))
-    save_picture(path, np.concatenate([sheet, legend(skeleton, sheet.shape[1], truth=False)]))
+    ignored_too = "ignore" in batch and bool(batch["ignore"].any())
+    words = legend(skeleton, sheet.shape[1], truth=False, ignored=ignored_too)
+    save_picture(path, np.concatenate([sheet, words]))
 
 
 def save_picture(path: Path, image: Picture) -> None:

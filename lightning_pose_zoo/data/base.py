@@ -9,23 +9,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import lightning as L
 import torch
 
-from lightning_pose_zoo.data.augmentation import CropAugmentation
-from lightning_pose_zoo.data.crops import CropDataset, CropSettings
+from lightning_pose_zoo.data.augmentation import Augmentation
+from lightning_pose_zoo.data.crops import CropSettings, PoseDataset, TableCrops
 from lightning_pose_zoo.data.sampling import PoseLoader, PoseSampler
+from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.data.whole_pictures import TablePictures
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention
 from lightning_pose_zoo.metrics.rows import PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton
 
-__all__ = ["PoseDataModule", "Split"]
+__all__ = ["PoseDataModule", "Samples", "Split"]
 
 Split = Literal["train", "val", "test"]
+Samples = Literal["persons", "pictures"]
+"""What a sample is: one person's crop, for top-down methods, or a picture with all its people, for bottom-up ones."""
 
 
 def _one_thread(_: int) -> None:
@@ -35,7 +39,7 @@ def _one_thread(_: int) -> None:
 
 
 def _as_batch(batch: Any) -> Any:
-    """Collate nothing: ``CropDataset.__getitems__`` hands over whole batches."""
+    """Collate nothing: ``PoseDataset.__getitems__`` hands over whole batches."""
     return batch
 
 
@@ -43,16 +47,21 @@ class PoseDataModule(L.LightningDataModule, ABC):
     """Base of all data modules.
 
     Args:
-        image_size: Height and width of a crop in pixels.
-        batch_size: Persons per batch and process.
+        image_size: Height and width of a crop, or of a whole picture, in pixels.
+        batch_size: Samples per batch and process.
         num_workers: Worker processes per loader.
         padding: Factor on a person's box before it is cut out (1.25 in the HRNet repository).
         crop_convention: How box and crop relate: ``center``, ``msra`` or ``udp``; see ``geometry.CropConvention``.
-        augmentation: How training crops are varied; None for no variation.
+        augmentation: How training samples are varied, by ``CropAugmentation`` or, whole pictures, by
+            ``PictureAugmentation``; None for no variation.
         predict_images: A picture or a folder of pictures to predict on; without it ``predict`` takes the test split.
         predict_boxes: A COCO file (annotations or detections) with the persons' boxes in ``predict_images``; without it
             every picture is taken as one person's.
         seed: Of the order and the augmentation.
+        samples: ``persons``, one crop each, or ``pictures`` with all of their people.
+
+    Raises:
+        DatasetError: Where a size, or what a sample is, makes no sense, or whole pictures are to have boxes.
     """
 
     def __init__(
@@ -62,12 +71,17 @@ class PoseDataModule(L.LightningDataModule, ABC):
         num_workers: int,
         padding: float,
         crop_convention: CropConvention,
-        augmentation: CropAugmentation | None,
+        augmentation: Augmentation | None,
         predict_images: str | None,
         predict_boxes: str | None,
         seed: int,
+        samples: Samples = "persons",
     ) -> None:
         super().__init__()
+        if samples not in get_args(Samples):
+            raise DatasetError(f"samples is '{samples}'; there are {' and '.join(get_args(Samples))}.")
+        if samples == "pictures" and predict_boxes is not None:
+            raise DatasetError("predict_boxes cuts persons out, but samples is 'pictures'; leave one of them out.")
         if len(image_size) != 2 or min(image_size) < 1:
             raise DatasetError(f"image_size is {tuple(image_size)}; give height and width in pixels, as in [256, 192].")
         self.settings = CropSettings((int(image_size[0]), int(image_size[1])), padding, crop_convention)
@@ -77,7 +91,8 @@ class PoseDataModule(L.LightningDataModule, ABC):
         self.predict_images = predict_images
         self.predict_boxes = predict_boxes
         self.seed = seed
-        self.datasets: dict[str, CropDataset] = {}
+        self.samples: Samples = samples
+        self.datasets: dict[str, PoseDataset] = {}
 
     @property
     @abstractmethod
@@ -90,12 +105,26 @@ class PoseDataModule(L.LightningDataModule, ABC):
         return self.skeleton.to_dict()
 
     @abstractmethod
-    def dataset(self, split: Split) -> CropDataset:
+    def dataset(self, split: Split) -> PoseDataset:
         """Build the data set of one split, checked as far as it can be without decoding every picture.
 
         Raises:
             DatasetError: Where annotations or pictures are missing or wrong.
         """
+
+    def samples_of(self, table: AnnotationTable, split: Split) -> PoseDataset:
+        """Build the samples of a split out of its annotations.
+
+        Crops are of the persons that a top-down method can learn from. Of whole pictures evaluation takes all, training
+        those in which somebody is labelled.
+
+        Raises:
+            DatasetError: Where the augmentation is one for other samples.
+        """
+        augmentation = self.augmentation if split == "train" else None
+        if self.samples == "pictures":
+            return TablePictures(table, self.settings, augmentation, self.seed, every_picture=split != "train")
+        return TableCrops(table.select(table.trainable()), self.settings, augmentation, self.seed)
 
     @abstractmethod
     def metrics(self) -> Sequence[PoseMetric]:
@@ -107,10 +136,8 @@ class PoseDataModule(L.LightningDataModule, ABC):
         Raises:
             DatasetError: Where the pictures have no files.
         """
-        from lightning_pose_zoo.data.crops import TableCrops
-
         dataset = self.datasets.get("predict")
-        if not isinstance(dataset, TableCrops):
+        if not isinstance(dataset, TableCrops | TablePictures):
             raise DatasetError(f"the pictures of {type(self).__name__} have no files.")
         rows = (dataset.table.image_ids == image_id).nonzero()[0]
         if not len(rows):
@@ -133,15 +160,17 @@ class PoseDataModule(L.LightningDataModule, ABC):
         if name in self.datasets:
             return
         if name == "predict" and self.predict_images is not None:
-            from lightning_pose_zoo.data.pictures import picture_crops
+            from lightning_pose_zoo.data.pictures import picture_crops, whole_pictures
 
-            dataset: CropDataset = picture_crops(
-                Path(self.predict_images), self.predict_boxes, self.skeleton, self.settings
-            )
+            path = Path(self.predict_images)
+            if self.samples == "pictures":
+                dataset: PoseDataset = whole_pictures(path, self.skeleton, self.settings)
+            else:
+                dataset = picture_crops(path, self.predict_boxes, self.skeleton, self.settings)
         else:
             dataset = self.dataset(split)
         if not len(dataset):
-            raise DatasetError(f"{type(self).__name__}: the {name} set is empty; nobody in it can be used.")
+            raise DatasetError(f"{type(self).__name__}: the {name} set is empty; nothing in it can be used.")
         self.datasets[name] = dataset
 
     def _loader(self, name: str, train: bool = False) -> PoseLoader:
@@ -169,11 +198,11 @@ class PoseDataModule(L.LightningDataModule, ABC):
         return loader
 
     def train_dataloader(self) -> PoseLoader:
-        """Return shuffled, varied crops."""
+        """Return shuffled, varied samples."""
         return self._loader("train", train=True)
 
     def statistics_dataloader(self, samples: int | None = None) -> PoseLoader:
-        """Return training crops in their order, each once, varied as in the first epoch.
+        """Return training samples in their order, each once, varied as in the first epoch.
 
         Args:
             samples: How many, spread evenly over the training set; all by default.
@@ -184,13 +213,13 @@ class PoseDataModule(L.LightningDataModule, ABC):
         return loader
 
     def val_dataloader(self) -> PoseLoader:
-        """Return each person of the validation set once."""
+        """Return each person, or picture, of the validation set once."""
         return self._loader("val")
 
     def test_dataloader(self) -> PoseLoader:
-        """Return each person of the test set once."""
+        """Return each person, or picture, of the test set once."""
         return self._loader("test")
 
     def predict_dataloader(self) -> PoseLoader:
-        """Return each person of the prediction set once."""
+        """Return each person, or picture, of the prediction set once."""
         return self._loader("predict")

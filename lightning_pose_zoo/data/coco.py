@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lightning_pose_zoo.data.augmentation import CropAugmentation
-from lightning_pose_zoo.data.base import PoseDataModule, Split
+from lightning_pose_zoo.data.augmentation import Augmentation, CropAugmentation, PictureAugmentation
+from lightning_pose_zoo.data.base import PoseDataModule, Samples, Split
 from lightning_pose_zoo.data.checks import OnBad
 from lightning_pose_zoo.data.coco_files import choose_category, read_boxes, read_coco, read_content
-from lightning_pose_zoo.data.crops import CropDataset, TableCrops
+from lightning_pose_zoo.data.crops import PoseDataset, TableCrops
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, clip_boxes
@@ -32,7 +32,7 @@ class COCOKeypoints(PoseDataModule):
     """COCO's person keypoints, or a data set of your own in COCO's JSON format.
 
     Scored by OKS average precision, on all pictures of the validation file, and by PCK relative to the box. COCO's test
-    set has no annotations, so ``test`` takes the validation set.
+    set has no annotations, so ``test`` takes the validation set. Whole pictures are scored by average precision alone.
 
     With ``val_boxes`` the protocol is that of the HRNet and Simple Baselines repositories: a person's score is the
     detector's times the mean of the keypoints' scores above 0.2, and of poses of one picture whose OKS is above 0.9
@@ -50,16 +50,18 @@ class COCOKeypoints(PoseDataModule):
         skeleton: What the keypoints are: a built-in name, a YAML file or a definition; null takes the category's own.
         category: Name of the category; null takes the only one that has keypoints.
         on_bad: What to do about annotations that cannot be used: refuse to start and list them, or skip them.
-        image_size: Height and width of a crop in pixels.
-        batch_size: Persons per batch and process.
+        image_size: Height and width of a crop, or of a whole picture (best multiples of 32), in pixels.
+        batch_size: Samples per batch and process.
         num_workers: Worker processes per loader.
         padding: Factor on a person's box before it is cut out.
         crop_convention: How box and crop relate: center, msra (HRNet, Simple Baselines) or udp.
         augmentation: How training crops are varied; "default" is the HRNet repository's for COCO (scale 0.35, rotation
-            45 degrees, half bodies 0.3, mirrored 0.5), null is none.
+            45 degrees, half bodies 0.3, mirrored 0.5), for whole pictures OpenPose's, null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the validation set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
         seed: Of the order and the augmentation.
+        samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
+            for bottom-up ones.
     """
 
     def __init__(
@@ -78,13 +80,17 @@ class COCOKeypoints(PoseDataModule):
         num_workers: int = 4,
         padding: float = 1.25,
         crop_convention: CropConvention = "center",
-        augmentation: CropAugmentation | Literal["default"] | None = "default",
+        augmentation: Augmentation | Literal["default"] | None = "default",
         predict_images: str | None = None,
         predict_boxes: str | None = None,
         seed: int = 0,
+        samples: Samples = "persons",
     ) -> None:
         if augmentation == "default":
-            augmentation = CropAugmentation(scale=0.35, rotation=45.0, half_body_probability=0.3)
+            crops = CropAugmentation(scale=0.35, rotation=45.0, half_body_probability=0.3)
+            augmentation = PictureAugmentation() if samples == "pictures" else crops
+        if samples == "pictures" and val_boxes is not None:
+            raise DatasetError("val_boxes cuts persons out, but samples is 'pictures'; leave one of them out.")
         super().__init__(
             image_size,
             batch_size,
@@ -95,6 +101,7 @@ class COCOKeypoints(PoseDataModule):
             predict_images,
             predict_boxes,
             seed,
+            samples,
         )
         root_folder = Path(root)
         self.files = {
@@ -127,23 +134,26 @@ class COCOKeypoints(PoseDataModule):
         """
         name = "train" if split == "train" else "val"
         if name not in self._tables:
-            self._tables[name] = read_coco(*self.files[name], self.skeleton, self.category, self.on_bad)
+            whole = self.samples == "pictures"
+            self._tables[name] = read_coco(
+                *self.files[name],
+                self.skeleton,
+                self.category,
+                self.on_bad,
+                outlines=whole,
+                every_picture=whole and name == "val",
+            )
         return self._tables[name]
 
-    def dataset(self, split: Split) -> CropDataset:
-        """Build the crops of one split.
+    def dataset(self, split: Split) -> PoseDataset:
+        """Build the samples of one split.
 
         Raises:
             DatasetError: Where annotations or pictures are missing or wrong.
         """
-        if split == "train":
-            return TableCrops(_clipped_persons(self.table(split)), self.settings, self.augmentation, self.seed)
-        return self._evaluated()
-
-    def _evaluated(self) -> TableCrops:
-        table = self.table("val")
-        if self.val_boxes is None:
-            return TableCrops(_clipped_persons(table), self.settings)
+        table = self.table(split)
+        if split == "train" or self.val_boxes is None:
+            return self.samples_of(_clipped(table), split)
         category = choose_category(table.source, read_content(table.source), self.category)
         detected, scores = read_boxes(self.val_boxes, table, int(category["id"]))
         return TableCrops(detected, self.settings, box_scores=scores)
@@ -154,7 +164,12 @@ class COCOKeypoints(PoseDataModule):
         Raises:
             DatasetError: Where annotations or pictures are missing or wrong.
         """
-        table, visited = self.table("val"), self._evaluated().table
+        table = self.table("val")
+        visited = table.image_ids
+        if self.samples == "persons":
+            crops = self.dataset("val")
+            assert isinstance(crops, TableCrops)
+            visited = table.image_ids[np.unique(crops.table.image_rows)]
         return GroundTruth(
             image_ids=table.image_ids,
             image_rows=table.image_rows,
@@ -164,7 +179,7 @@ class COCOKeypoints(PoseDataModule):
             boxes=table.boxes,
             areas=table.areas,
             is_crowd=table.is_crowd,
-            sampled_image_ids=visited.image_ids[np.unique(visited.image_rows)],
+            sampled_image_ids=visited,
         )
 
     def metrics(self) -> Sequence[PoseMetric]:
@@ -172,24 +187,28 @@ class COCOKeypoints(PoseDataModule):
         truth = self.ground_truth()
         if self.val_boxes is not None:
             return [OKSMeanAveragePrecision(self.skeleton, annotations=truth, oks_nms=_OKS_NMS)]
+        if self.samples == "pictures":
+            return [OKSMeanAveragePrecision(self.skeleton, annotations=truth)]
         return [
             OKSMeanAveragePrecision(self.skeleton, annotations=truth),
             PCK(self.skeleton, thresholds=(0.2, 0.05), normalize_by="box"),
         ]
 
     def protocol(self) -> str:
-        """Say what is evaluated on and how persons are cut out; see ``methods.top_down.evaluation_protocol``."""
+        """Say what is evaluated on and how it is cut out; see ``methods.top_down.evaluation_protocol``."""
+        if self.samples == "pictures":
+            height, width = self.settings.size
+            return f"{self.files['val'][0].name}, whole pictures in {height}x{width} ({self.settings.convention})"
         boxes = "annotated boxes" if self.val_boxes is None else f"detected boxes of {self.val_boxes.name}"
         (height, width), padding = self.settings.size, self.settings.padding
         crops = f"crops of {height}x{width} ({self.settings.convention}, padding {padding:g})"
         return f"{self.files['val'][0].name}, {boxes}, {crops}"
 
 
-def _clipped_persons(table: AnnotationTable) -> AnnotationTable:
-    """Keep whom a top-down method can learn from, with boxes inside their pictures.
+def _clipped(table: AnnotationTable) -> AnnotationTable:
+    """Return the annotations with boxes inside their pictures.
 
     The table itself keeps the boxes as they were annotated, because COCO's evaluation takes them so.
     """
     limits = np.where(table.image_sizes > 0, table.image_sizes, np.inf)[table.image_rows]
-    clipped = replace(table, boxes=clip_boxes(table.boxes, limits[:, 0], limits[:, 1]).astype(np.float32))
-    return clipped.select(clipped.trainable())
+    return replace(table, boxes=clip_boxes(table.boxes, limits[:, 0], limits[:, 1]).astype(np.float32))

@@ -22,6 +22,7 @@ from lightning_pose_zoo.data.checks import (
     read_json,
     safe_name,
 )
+from lightning_pose_zoo.data.regions import Regions, outline_problem
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import box_area, xywh_to_xyxy
@@ -43,6 +44,7 @@ class _Rows:
     boxes: list[list[float]]
     areas: list[float]
     crowd: list[bool]
+    outlines: list[Any]
 
 
 def read_coco(
@@ -51,6 +53,8 @@ def read_coco(
     skeleton: Skeleton,
     category: str | None = None,
     on_bad: OnBad = "refuse",
+    outlines: bool = False,
+    every_picture: bool = False,
 ) -> AnnotationTable:
     """Read a COCO keypoint file into columns.
 
@@ -63,6 +67,8 @@ def read_coco(
         skeleton: What the keypoints are.
         category: Name of the category; None takes the only one that has keypoints.
         on_bad: Whether unusable annotations are refused or skipped.
+        outlines: Read the ``segmentation`` of those persons and crowds whose region may have to be ignored.
+        every_picture: Look also for the pictures that nobody is in; those that cannot be used are refused, or left out.
 
     Returns:
         The annotations.
@@ -77,12 +83,19 @@ def read_coco(
     image_rows, file_names, sizes = _read_images(content["images"], findings)
     known = {entry["id"] for entry in content["categories"] if isinstance(entry, dict) and type(entry.get("id")) is int}
     rows = _read_annotations(content["annotations"], findings, image_rows, known, chosen["id"], skeleton.num_keypoints)
+    if outlines:
+        _check_outlines(rows, findings, sizes)
+    unusable: list[int] = []
     if not findings.general:
-        _drop_missing(rows, findings, images, file_names, sizes)
+        unusable = _drop_missing(rows, findings, images, file_names, sizes, every_picture)
     findings.settle(on_bad)
     if not rows.ids:
         raise DatasetError(f"'{annotations}' has no usable annotation of the category '{chosen['name']}'.")
-    return _table(rows, annotations, images, skeleton, file_names, np.array(list(image_rows), dtype=np.int64), sizes)
+    ids = np.array(list(image_rows), dtype=np.int64)
+    table = _table(rows, annotations, images, skeleton, file_names, ids, sizes)
+    if outlines:
+        table = replace(table, regions=Regions.encode(rows.outlines, sizes[table.image_rows]))
+    return table.without_pictures(unusable) if every_picture else table
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -166,7 +179,7 @@ def _read_annotations(
     num_keypoints: int,
 ) -> _Rows:
     """Sort the annotations of one category into usable ones and findings."""
-    rows = _Rows([], [], [], [], [], [])
+    rows = _Rows([], [], [], [], [], [], [])
     seen: set[int] = set()
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or type(entry.get("id")) is not int or abs(entry["id"]) >= 2**63:
@@ -219,27 +232,54 @@ def _read_person(entry: dict[str, Any], rows: _Rows, image_row: int, num_keypoin
     rows.boxes.append(box.tolist())
     rows.areas.append(float("nan") if area is None else float(area))
     rows.crowd.append(bool(crowd))
+    rows.outlines.append(entry.get("segmentation"))
     return None
 
 
+def _check_outlines(rows: _Rows, findings: Findings, sizes: npt.NDArray[np.int32]) -> None:
+    """Keep the outlines of crowds, of whoever has no label, and of all who are beside a crowd; drop malformed ones."""
+    crowded = {row for row, crowd in zip(rows.image_rows, rows.crowd, strict=True) if crowd}
+    unlabelled = [not (keypoints[2::3] > 0).any() for keypoints in rows.keypoints]
+    for position, row in enumerate(rows.image_rows):
+        if row not in crowded and not unlabelled[position]:
+            rows.outlines[position] = None
+    reasons = [
+        outline_problem(outline, sizes[row].tolist())
+        for outline, row in zip(rows.outlines, rows.image_rows, strict=True)
+    ]
+    for identity, reason in zip(rows.ids, reasons, strict=True):
+        if reason is not None:
+            findings.reject(identity, f"annotation {identity}", reason)
+    _keep(rows, [position for position, reason in enumerate(reasons) if reason is None])
+
+
+def _keep(rows: _Rows, positions: list[int]) -> None:
+    for name, values in vars(rows).items():
+        setattr(rows, name, [values[position] for position in positions])
+
+
 def _drop_missing(
-    rows: _Rows, findings: Findings, folder: Path, names: list[str], sizes: npt.NDArray[np.int32]
-) -> None:
-    """Look for the pictures that persons are in; reject the persons of those that are missing or broken."""
+    rows: _Rows, findings: Findings, folder: Path, names: list[str], sizes: npt.NDArray[np.int32], every_picture: bool
+) -> list[int]:
+    """Look for the pictures that persons are in, or for all; reject the persons of those that are missing or broken.
+
+    Returns:
+        The rows of the pictures that cannot be used.
+    """
     if not folder.is_dir():
         findings.add(f"the folder of its pictures, '{folder}', does not exist")
-        return
-    used = np.unique(np.array(rows.image_rows, dtype=np.int64))
+        return []
+    used = np.arange(len(names)) if every_picture else np.unique(np.array(rows.image_rows, dtype=np.int64))
     problems = check_pictures(folder, [names[row] for row in used], sizes[used])
     unusable = {int(used[position]): reason for position, reason in problems.items()}
     persons: dict[int, list[str]] = {}
     for identity, row in zip(rows.ids, rows.image_rows, strict=True):
         persons.setdefault(row, []).append(str(identity))
     for row, reason in unusable.items():
-        findings.reject(f"picture {row}", f"annotation {', '.join(persons[row])}", reason)
-    keep = [position for position, row in enumerate(rows.image_rows) if row not in unusable]
-    for name, values in vars(rows).items():
-        setattr(rows, name, [values[position] for position in keep])
+        name = f"annotation {', '.join(persons[row])}" if row in persons else f"picture {names[row]}"
+        findings.reject(f"picture {row}", name, reason)
+    _keep(rows, [position for position, row in enumerate(rows.image_rows) if row not in unusable])
+    return list(unusable)
 
 
 def _table(

@@ -1,7 +1,8 @@
 """Top-down samples: one person's crop, warped once from the original picture, still uint8.
 
 A data set says only where its persons come from (``load``); cutting, varying and batching are here, for all of them.
-Normalisation and targets are left to the device, where they cost next to nothing.
+Normalisation and targets are left to the device, where they cost next to nothing. ``PoseDataset`` is what crops share
+with whole pictures.
 """
 
 from __future__ import annotations
@@ -19,23 +20,24 @@ import torch
 from torch.utils.data import Dataset
 
 from lightning_pose_zoo import geometry
-from lightning_pose_zoo.data.augmentation import CropAugmentation
+from lightning_pose_zoo.data.augmentation import Augmentation, CropAugmentation
 from lightning_pose_zoo.data.images import read_image
 from lightning_pose_zoo.data.sampling import SampleKey, sample_rng
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.skeletons import Skeleton
 from lightning_pose_zoo.structures import PoseBatch
 
-__all__ = ["CropDataset", "CropSettings", "Person", "TableCrops"]
+__all__ = ["CropDataset", "CropSettings", "Person", "PoseDataset", "TableCrops", "warped_box"]
 
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How boxes become crops.
+    """How boxes, or whole pictures, become crops.
 
     Attributes:
         size: Height and width of the crop in pixels.
-        padding: Factor on the box after it was brought to the crop's aspect.
+        padding: Factor on a person's box after it was brought to the crop's aspect.
         convention: How box and crop relate, see ``geometry.CropConvention``.
     """
 
@@ -75,22 +77,18 @@ class Person:
     others_visibility: npt.NDArray[np.uint8] | None = None
 
 
-class CropDataset(Dataset[PoseBatch], ABC):
-    """A data set of persons, each cut out of its picture.
+class PoseDataset(Dataset[PoseBatch], ABC):
+    """A data set that makes whole batches: of persons' crops, or of pictures with all their people.
 
     Args:
         skeleton: What the keypoints are.
-        settings: How boxes become crops.
-        augmentation: How crops are varied; None for evaluation.
+        settings: How boxes or pictures become crops.
         seed: Of the augmentation; sample ``index`` of epoch ``epoch`` depends on (seed, epoch, index) only.
     """
 
-    def __init__(
-        self, skeleton: Skeleton, settings: CropSettings, augmentation: CropAugmentation | None = None, seed: int = 0
-    ) -> None:
+    def __init__(self, skeleton: Skeleton, settings: CropSettings, seed: int = 0) -> None:
         self.skeleton = skeleton
         self.settings = settings
-        self.augmentation = augmentation
         self.seed = seed
 
     random_order = False
@@ -98,15 +96,72 @@ class CropDataset(Dataset[PoseBatch], ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of persons."""
+        """Return the number of samples."""
 
     @abstractmethod
-    def load(self, key: SampleKey) -> Person:
-        """Return one person in its picture."""
+    def __getitems__(self, keys: Sequence[SampleKey | int]) -> PoseBatch:
+        """Return one batch; the DataLoader calls this with all its samples at once."""
 
     def __getitem__(self, key: SampleKey | int) -> PoseBatch:
         """Return the batch that holds one sample alone."""
         return self.__getitems__([key])
+
+    def nobody(self) -> PoseBatch:
+        """Return a batch of no samples, with all that a batch holds."""
+        columns = cast("dict[str, torch.Tensor]", self[0])
+        return cast("PoseBatch", {name: value[:0] for name, value in columns.items()})
+
+    def _warp(
+        self, image: npt.NDArray[np.uint8] | Path, matrix: npt.NDArray[np.float64], slot: npt.NDArray[np.uint8]
+    ) -> None:
+        """Warp a picture into ``slot`` (H, W, 3), decoding as much of a file as that looks at."""
+        height, width = self.settings.size
+        if isinstance(image, Path):
+            image = read_image(image, rows=_rows_needed(matrix, self.settings.size))
+        cv2.warpAffine(image, matrix, (width, height), dst=slot, flags=cv2.INTER_LINEAR)
+
+    def _cropped_keypoints(
+        self,
+        keypoints: npt.NDArray[np.float32],
+        visibility: npt.NDArray[np.uint8],
+        matrix: npt.NDArray[np.float64],
+        flip: bool,
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+        """Map (..., K, 2) keypoints into a crop; those without a label are 0, mirrored ones change sides."""
+        mapped = geometry.apply_affine(keypoints.reshape(-1, 2).astype(np.float64), matrix).reshape(keypoints.shape)
+        if flip:
+            permutation = self.skeleton.flip_permutation
+            mapped, visibility = mapped[..., permutation, :], visibility[..., permutation]
+        return np.where((visibility > 0)[..., None], mapped, 0), visibility
+
+
+class CropDataset(PoseDataset):
+    """A data set of persons, each cut out of its picture.
+
+    Args:
+        skeleton: What the keypoints are.
+        settings: How boxes become crops.
+        augmentation: How crops are varied; None for evaluation.
+        seed: Of the augmentation; sample ``index`` of epoch ``epoch`` depends on (seed, epoch, index) only.
+
+    Raises:
+        DatasetError: Where the augmentation is one for whole pictures.
+    """
+
+    def __init__(
+        self, skeleton: Skeleton, settings: CropSettings, augmentation: Augmentation | None = None, seed: int = 0
+    ) -> None:
+        super().__init__(skeleton, settings, seed)
+        if augmentation is not None and not isinstance(augmentation, CropAugmentation):
+            raise DatasetError(
+                f"augmentation is a {type(augmentation).__name__}, but persons' crops are varied by CropAugmentation; "
+                "take that, or samples: pictures."
+            )
+        self.augmentation = augmentation
+
+    @abstractmethod
+    def load(self, key: SampleKey) -> Person:
+        """Return one person in its picture."""
 
     def __getitems__(self, keys: Sequence[SampleKey | int]) -> PoseBatch:
         """Return one batch; the DataLoader calls this with all its samples at once.
@@ -129,11 +184,6 @@ class CropDataset(Dataset[PoseBatch], ABC):
             del batch["box_score"]
         return cast("PoseBatch", batch)
 
-    def nobody(self) -> PoseBatch:
-        """Return a batch of no samples, with all that a batch holds."""
-        columns = cast("dict[str, torch.Tensor]", self[0])
-        return cast("PoseBatch", {name: value[:0] for name, value in columns.items()})
-
     def _crop(
         self, person: Person, key: SampleKey, slot: npt.NDArray[np.uint8]
     ) -> dict[str, npt.NDArray[np.generic] | float | int]:
@@ -148,17 +198,14 @@ class CropDataset(Dataset[PoseBatch], ABC):
                 center, size, person.keypoints, person.visibility, self.skeleton, rng
             )
         matrix = geometry.crop_affine(center, size, self.settings.size, angle, flip, self.settings.convention)
-        image = person.image
-        if isinstance(image, Path):
-            image = read_image(image, rows=_rows_needed(matrix, self.settings.size))
-        cv2.warpAffine(image, matrix, (width, height), dst=slot, flags=cv2.INTER_LINEAR)
+        self._warp(person.image, matrix, slot)
         if self.augmentation and rng is not None:
             slot[:] = self.augmentation.recolor(slot, rng)
         keypoints, visibility = self._cropped_keypoints(person.keypoints, person.visibility, matrix, flip)
         sample: dict[str, npt.NDArray[np.generic] | float | int] = {
             "keypoints": keypoints,
             "visibility": visibility,
-            "box": _warped_box(person.box, matrix),
+            "box": warped_box(person.box, matrix),
             "area": person.area,
             "head_size": person.head_size,
             "image_id": person.image_id,
@@ -173,20 +220,6 @@ class CropDataset(Dataset[PoseBatch], ABC):
                 person.others_keypoints, person.others_visibility, matrix, flip
             )
         return sample
-
-    def _cropped_keypoints(
-        self,
-        keypoints: npt.NDArray[np.float32],
-        visibility: npt.NDArray[np.uint8],
-        matrix: npt.NDArray[np.float64],
-        flip: bool,
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
-        """Map (..., K, 2) keypoints into a crop; those without a label are 0, mirrored ones change sides."""
-        mapped = geometry.apply_affine(keypoints.reshape(-1, 2).astype(np.float64), matrix).reshape(keypoints.shape)
-        if flip:
-            permutation = self.skeleton.flip_permutation
-            mapped, visibility = mapped[..., permutation, :], visibility[..., permutation]
-        return np.where((visibility > 0)[..., None], mapped, 0), visibility
 
 
 def _pad_others(columns: dict[str, list[Any]]) -> None:
@@ -209,7 +242,7 @@ def _rows_needed(matrix: npt.NDArray[np.float64], size: tuple[int, int]) -> int:
     return max(int(np.floor(lowest)) + 3, 1)
 
 
-def _warped_box(box: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def warped_box(box: npt.NDArray[np.float32], matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the upright box around a box that was mapped into the crop, (4,), pixels of the crop."""
     corners = geometry.apply_affine(box[[[0, 1], [2, 1], [2, 3], [0, 3]]].astype(np.float64), matrix)
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
@@ -230,7 +263,7 @@ class TableCrops(CropDataset):
         self,
         table: AnnotationTable,
         settings: CropSettings,
-        augmentation: CropAugmentation | None = None,
+        augmentation: Augmentation | None = None,
         seed: int = 0,
         box_scores: npt.NDArray[np.float32] | None = None,
     ) -> None:

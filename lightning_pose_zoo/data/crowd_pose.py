@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pose_zoo.data.augmentation import CropAugmentation
+from lightning_pose_zoo.data.augmentation import Augmentation
+from lightning_pose_zoo.data.base import Samples
 from lightning_pose_zoo.data.checks import OnBad, is_number
 from lightning_pose_zoo.data.coco import COCOKeypoints
 from lightning_pose_zoo.data.coco_files import AREA_OF_BOX, read_content
@@ -40,8 +40,8 @@ class CrowdPose(COCOKeypoints):
         val_boxes: JSON file of detections ([{image_id, category_id, bbox, score}]) to evaluate with; without it the
             annotated boxes are taken.
         on_bad: What to do about annotations that cannot be used: refuse to start and list them, or skip them.
-        image_size: Height and width of a crop in pixels.
-        batch_size: Persons per batch and process.
+        image_size: Height and width of a crop, or of a whole picture (best multiples of 32), in pixels.
+        batch_size: Samples per batch and process.
         num_workers: Worker processes per loader.
         padding: Factor on a person's box before it is cut out.
         crop_convention: How box and crop relate: center, msra (HRNet, Simple Baselines) or udp.
@@ -49,6 +49,8 @@ class CrowdPose(COCOKeypoints):
         predict_images: A picture or a folder to predict on; without it predict takes the validation set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
         seed: Of the order and the augmentation.
+        samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
+            for bottom-up ones.
     """
 
     def __init__(
@@ -64,10 +66,11 @@ class CrowdPose(COCOKeypoints):
         num_workers: int = 4,
         padding: float = 1.25,
         crop_convention: CropConvention = "center",
-        augmentation: CropAugmentation | Literal["default"] | None = "default",
+        augmentation: Augmentation | Literal["default"] | None = "default",
         predict_images: str | None = None,
         predict_boxes: str | None = None,
         seed: int = 0,
+        samples: Samples = "persons",
     ) -> None:
         super().__init__(
             root,
@@ -87,6 +90,7 @@ class CrowdPose(COCOKeypoints):
             predict_images=predict_images,
             predict_boxes=predict_boxes,
             seed=seed,
+            samples=samples,
         )
 
     def ground_truth(self) -> GroundTruth:
@@ -101,7 +105,7 @@ class CrowdPose(COCOKeypoints):
             super().ground_truth(),
             areas=AREA_OF_BOX * box_area(table.boxes.astype(np.float64)),
             is_ignored=_hidden(content["annotations"], table),
-            crowd_index=_crowd_index(content["images"], table.source),
+            crowd_index=_crowd_index(content["images"], table),
         )
 
 
@@ -113,8 +117,8 @@ def _hidden(entries: Sequence[dict[str, Any]], table: AnnotationTable) -> npt.ND
     return np.array([(n if g is None else g) == 0 for g, n in zip(counts, labels, strict=True)], dtype=bool)
 
 
-def _crowd_index(entries: Sequence[dict[str, Any]], path: Path) -> npt.NDArray[np.float64]:
-    """Return the crowd index of each picture, (I,); a few of the published ones are above 1."""
+def _crowd_index(entries: Sequence[dict[str, Any]], table: AnnotationTable) -> npt.NDArray[np.float64]:
+    """Return the crowd index of each picture of a table, (I,); a few of the published ones are above 1."""
     problems = [
         f"picture {entry['id']}: crowdIndex is no positive number: {entry.get('crowdIndex')!r}"
         for entry in entries
@@ -122,6 +126,9 @@ def _crowd_index(entries: Sequence[dict[str, Any]], path: Path) -> npt.NDArray[n
     ]
     if problems:
         raise DatasetError(
-            complain(f"'{path}'", problems, "Take CrowdPose's own annotations, or COCOKeypoints for other data.")
+            complain(
+                f"'{table.source}'", problems, "Take CrowdPose's own annotations, or COCOKeypoints for other data."
+            )
         )
-    return np.array([entry["crowdIndex"] for entry in entries], dtype=np.float64)
+    given = {entry["id"]: entry["crowdIndex"] for entry in entries}
+    return np.array([given[image] for image in table.image_ids.tolist()], dtype=np.float64)

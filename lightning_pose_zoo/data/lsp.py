@@ -16,16 +16,16 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pose_zoo.data.augmentation import CropAugmentation
-from lightning_pose_zoo.data.base import PoseDataModule, Split
+from lightning_pose_zoo.data.augmentation import Augmentation, CropAugmentation, PictureAugmentation
+from lightning_pose_zoo.data.base import PoseDataModule, Samples, Split
 from lightning_pose_zoo.data.checks import Findings, check_pictures, number_list, pixel_problem, read_json
 from lightning_pose_zoo.data.coco_files import AREA_OF_BOX
-from lightning_pose_zoo.data.crops import CropDataset, TableCrops
+from lightning_pose_zoo.data.crops import PoseDataset
 from lightning_pose_zoo.data.matlab import read_matlab
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, box_area, boxes_from_keypoints
-from lightning_pose_zoo.metrics import PCK, PCP, PDJ, PoseMetric
+from lightning_pose_zoo.metrics import PCK, PCP, PDJ, GivenPersons, PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["LSP", "read_lsp"]
@@ -40,22 +40,25 @@ class LSP(PoseDataModule):
 
     Expected are ``joints.mat`` and ``images/`` in the folder; which of the two data sets it holds is seen from the
     annotations. The original's first 1000 pictures are for training and the last 1000 for validation and test, as
-    published. The extended one has no test set: the last ``val_fraction`` of its pictures are taken.
+    published. The extended one has no test set: the last ``val_fraction`` of its pictures are taken. In whole pictures
+    the pose counts that overlaps the annotated person's box most (``metrics.GivenPersons``).
 
     Args:
         root: Folder of the original, or of the extended data set alone.
         extended: Folder of the extended data set, added to the original's training pictures.
         val_fraction: Share of the extended data set that is kept for validation where root holds it.
-        image_size: Height and width of a crop in pixels.
-        batch_size: Persons per batch and process.
+        image_size: Height and width of a crop, or of a whole picture (best multiples of 32), in pixels.
+        batch_size: Samples per batch and process.
         num_workers: Worker processes per loader.
         padding: Factor on a person's box (the keypoints', grown by a tenth on each side) before it is cut out.
         crop_convention: How box and crop relate: center, msra or udp.
-        augmentation: How training crops are varied; "default" is scale 0.25, rotation 30 degrees and mirrored 0.5, null
-            is none.
+        augmentation: How training crops are varied; "default" is scale 0.25, rotation 30 degrees and mirrored 0.5, for
+            whole pictures OpenPose's; null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the test set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
         seed: Of the order and the augmentation.
+        samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
+            for bottom-up ones.
     """
 
     def __init__(
@@ -68,13 +71,15 @@ class LSP(PoseDataModule):
         num_workers: int = 4,
         padding: float = 1.25,
         crop_convention: CropConvention = "center",
-        augmentation: CropAugmentation | Literal["default"] | None = "default",
+        augmentation: Augmentation | Literal["default"] | None = "default",
         predict_images: str | None = None,
         predict_boxes: str | None = None,
         seed: int = 0,
+        samples: Samples = "persons",
     ) -> None:
         if augmentation == "default":
-            augmentation = CropAugmentation(scale=0.25, rotation=30.0)
+            crops = CropAugmentation(scale=0.25, rotation=30.0)
+            augmentation = PictureAugmentation() if samples == "pictures" else crops
         super().__init__(
             image_size,
             batch_size,
@@ -85,6 +90,7 @@ class LSP(PoseDataModule):
             predict_images,
             predict_boxes,
             seed,
+            samples,
         )
         if not 0 < val_fraction < 1:
             raise DatasetError(f"val_fraction is {val_fraction}; give the share of pictures for validation, as in 0.1.")
@@ -97,8 +103,8 @@ class LSP(PoseDataModule):
         """LSP's 14 keypoints."""
         return get_skeleton("lsp14")
 
-    def dataset(self, split: Split) -> CropDataset:
-        """Build the crops of one split.
+    def dataset(self, split: Split) -> PoseDataset:
+        """Build the samples of one split.
 
         Raises:
             DatasetError: Where annotations or pictures are missing or wrong.
@@ -109,22 +115,25 @@ class LSP(PoseDataModule):
             held_out = table.person_ids > _ORIGINAL_TRAIN
         else:
             held_out = np.arange(len(table)) >= round(len(table) * (1 - self.val_fraction))
-        table = table.select(held_out if split != "train" else ~held_out)
+        wanted = held_out if split != "train" else ~held_out
+        # A picture's row is that of its person.
+        table = table.select(wanted).without_pictures(np.flatnonzero(~wanted))
         if split != "train":
-            return TableCrops(table.select(table.trainable()), self.settings)
+            return self.samples_of(table, split)
         if self.extended is not None:
             if not is_original:
                 raise DatasetError(f"'{self.root}' holds the extended data set already; give the original as root.")
             table = _join(table, read_lsp(self.extended))
-        return TableCrops(table.select(table.trainable()), self.settings, self.augmentation, self.seed)
+        return self.samples_of(table, split)
 
     def metrics(self) -> Sequence[PoseMetric]:
         """Return PCK and PDJ at 0.2 and 0.1 of the torso's diameter, and strict PCP."""
-        return [
+        metrics: list[PoseMetric] = [
             PCK(self.skeleton, thresholds=(0.2, 0.1), normalize_by="torso"),
             PDJ(self.skeleton, thresholds=(0.2, 0.1)),
             PCP(self.skeleton, variant="strict"),
         ]
+        return metrics if self.samples == "persons" else [GivenPersons(metric) for metric in metrics]
 
 
 def read_lsp(root: Path) -> AnnotationTable:

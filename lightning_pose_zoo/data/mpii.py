@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lightning_pose_zoo.data.augmentation import CropAugmentation
-from lightning_pose_zoo.data.base import PoseDataModule, Split
+from lightning_pose_zoo.data.augmentation import Augmentation, CropAugmentation, PictureAugmentation
+from lightning_pose_zoo.data.base import PoseDataModule, Samples, Split
 from lightning_pose_zoo.data.checks import (
     Findings,
     check_pictures,
@@ -24,12 +24,12 @@ from lightning_pose_zoo.data.checks import (
     safe_name,
 )
 from lightning_pose_zoo.data.coco_files import AREA_OF_BOX
-from lightning_pose_zoo.data.crops import CropDataset, TableCrops
+from lightning_pose_zoo.data.crops import PoseDataset
 from lightning_pose_zoo.data.matlab import read_matlab
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, box_area
-from lightning_pose_zoo.metrics import AUC, PCKh, PoseMetric
+from lightning_pose_zoo.metrics import AUC, GivenPersons, PCKh, PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["MPII", "read_mpii"]
@@ -52,18 +52,23 @@ class MPII(PoseDataModule):
     ``mpii_gt_val.mat`` are found as well. Without the boxes a head's size is 0.75 of the distance from upper neck to
     head top. The test set's annotations are not public, so ``test`` takes the validation set.
 
+    Not everybody in a picture is annotated. So whole pictures are scored by PCKh too, of the poses that overlap the
+    annotated persons' boxes most (``metrics.GivenPersons``), and not by average precision.
+
     Args:
         root: Folder of the data set.
-        image_size: Height and width of a crop in pixels.
-        batch_size: Persons per batch and process.
+        image_size: Height and width of a crop, or of a whole picture (best multiples of 32), in pixels.
+        batch_size: Samples per batch and process.
         num_workers: Worker processes per loader.
         padding: Factor on a person's box (a square as wide as the body is tall) before it is cut out.
         crop_convention: How box and crop relate: center, msra (HRNet, Simple Baselines) or udp.
         augmentation: How training crops are varied; "default" is the HRNet repository's for MPII (scale 0.25, rotation
-            30 degrees, mirrored 0.5), null is none.
+            30 degrees, mirrored 0.5), for whole pictures OpenPose's, null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the validation set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
         seed: Of the order and the augmentation.
+        samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
+            for bottom-up ones.
     """
 
     def __init__(
@@ -74,13 +79,15 @@ class MPII(PoseDataModule):
         num_workers: int = 4,
         padding: float = 1.25,
         crop_convention: CropConvention = "center",
-        augmentation: CropAugmentation | Literal["default"] | None = "default",
+        augmentation: Augmentation | Literal["default"] | None = "default",
         predict_images: str | None = None,
         predict_boxes: str | None = None,
         seed: int = 0,
+        samples: Samples = "persons",
     ) -> None:
         if augmentation == "default":
-            augmentation = CropAugmentation(scale=0.25, rotation=30.0)
+            crops = CropAugmentation(scale=0.25, rotation=30.0)
+            augmentation = PictureAugmentation() if samples == "pictures" else crops
         super().__init__(
             image_size,
             batch_size,
@@ -91,6 +98,7 @@ class MPII(PoseDataModule):
             predict_images,
             predict_boxes,
             seed,
+            samples,
         )
         self.root = Path(root)
 
@@ -99,8 +107,8 @@ class MPII(PoseDataModule):
         """MPII's 16 keypoints."""
         return get_skeleton("mpii16")
 
-    def dataset(self, split: Split) -> CropDataset:
-        """Build the crops of one split.
+    def dataset(self, split: Split) -> PoseDataset:
+        """Build the samples of one split.
 
         Raises:
             DatasetError: Where annotations or pictures are missing or wrong.
@@ -110,17 +118,15 @@ class MPII(PoseDataModule):
         annotations = next((path for path in layouts if path.exists()), layouts[0])
         heads = next((self.root / path for path in _HEADS if (self.root / path).exists()), None)
         table = read_mpii(annotations, self.root / "images", heads if name == "val" else None)
-        table = table.select(table.trainable())
-        if split == "train":
-            return TableCrops(table, self.settings, self.augmentation, self.seed)
-        return TableCrops(table, self.settings)
+        return self.samples_of(table, split)
 
     def metrics(self) -> Sequence[PoseMetric]:
         """Return PCKh at 0.5 and 0.1, and the area under its curve up to 0.5."""
-        return [
+        metrics: list[PoseMetric] = [
             PCKh(self.skeleton, thresholds=(0.5, 0.1)),
             AUC(self.skeleton, max_threshold=0.5, num_thresholds=51, normalize_by="head", convention="mpii"),
         ]
+        return metrics if self.samples == "persons" else [GivenPersons(metric) for metric in metrics]
 
 
 def read_mpii(annotations: Path, images: Path, head_boxes: Path | None = None) -> AnnotationTable:

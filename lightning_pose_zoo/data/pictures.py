@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from lightning_pose_zoo.data.checks import (
 from lightning_pose_zoo.data.crops import CropSettings, TableCrops
 from lightning_pose_zoo.data.images import IMAGE_SUFFIXES, image_size
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.data.whole_pictures import TablePictures
 from lightning_pose_zoo.errors import DatasetError, ImageError
 from lightning_pose_zoo.geometry import box_area
 from lightning_pose_zoo.skeletons import Skeleton
 
-__all__ = ["find_pictures", "natural_key", "picture_crops"]
+__all__ = ["find_pictures", "natural_key", "picture_crops", "whole_pictures"]
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -80,8 +81,33 @@ def picture_crops(path: Path, boxes: str | None, skeleton: Skeleton, settings: C
     Raises:
         DatasetError: Where there is no picture, one is unreadable, or boxes speak of unknown pictures.
     """
+    table, scores = _table(path, boxes, skeleton)
+    return TableCrops(table, settings, box_scores=None if np.isnan(scores).all() else scores)
+
+
+def whole_pictures(path: Path, skeleton: Skeleton, settings: CropSettings) -> TablePictures:
+    """Make a data set of pictures in which people are to be found.
+
+    Args:
+        path: A picture or a folder.
+        skeleton: What will be predicted.
+        settings: The size that all pictures are brought to.
+
+    Returns:
+        The pictures in their order, numbered from 0, with nobody in them.
+
+    Raises:
+        DatasetError: Where there is no picture, or one is unreadable.
+    """
+    table, _ = _table(path, None, skeleton)
+    sizes = (table.boxes[:, 2:] - table.boxes[:, :2]).astype(np.int32)
+    return TablePictures(replace(table.select(np.arange(0)), image_sizes=sizes), settings)
+
+
+def _table(path: Path, boxes: str | None, skeleton: Skeleton) -> tuple[AnnotationTable, npt.NDArray[np.float32]]:
+    """Return the pictures with their boxes, or each as one box; and the boxes' scores (n,), NaN where not given."""
     folder, names = find_pictures(path)
-    found = _whole_pictures(folder, names) if boxes is None else _read_boxes(Path(boxes), folder, names)
+    found = _boxes_of_pictures(folder, names) if boxes is None else _read_boxes(Path(boxes), folder, names)
     count, order = len(found.image_rows), np.argsort(found.image_rows, kind="stable")
     values = np.array(found.boxes, dtype=np.float64).reshape(-1, 4)[order].astype(np.float32)
     table = AnnotationTable(
@@ -100,8 +126,7 @@ def picture_crops(path: Path, boxes: str | None, skeleton: Skeleton, settings: C
         head_sizes=np.full(count, np.nan, dtype=np.float32),
         is_crowd=np.zeros(count, dtype=np.bool_),
     )
-    scores = np.array(found.scores, dtype=np.float32)[order]
-    return TableCrops(table, settings, box_scores=None if np.isnan(scores).all() else scores)
+    return table, np.array(found.scores, dtype=np.float32)[order]
 
 
 @dataclass
@@ -115,7 +140,7 @@ class _Boxes:
     scores: list[float]
 
 
-def _whole_pictures(folder: Path, names: list[str]) -> _Boxes:
+def _boxes_of_pictures(folder: Path, names: list[str]) -> _Boxes:
     findings = Findings(folder, "Take these pictures out, or mend them.")
     boxes = []
     for name in names:

@@ -6,6 +6,7 @@ from lightning_pose_zoo.metrics.coco_boxes import evaluate_coco_boxes
 from lightning_pose_zoo.metrics.coco_files import evaluate_coco
 from lightning_pose_zoo.metrics.error_diagnosis import ErrorDiagnosis
 from lightning_pose_zoo.metrics.functional.ground_truth import GroundTruth
+from lightning_pose_zoo.metrics.given_persons import GivenPersons
 from lightning_pose_zoo.metrics.keypoint_error import EPE, NME, RMSE
 from lightning_pose_zoo.metrics.pck import PCK, PDJ, PCKh
 from lightning_pose_zoo.metrics.pcp import PCP
@@ -27,6 +28,7 @@ __all__ = [
     "PDJ",
     "RMSE",
     "ErrorDiagnosis",
+    "GivenPersons",
     "GroundTruth",
     "OKSMeanAveragePrecision",
     "PCKh",

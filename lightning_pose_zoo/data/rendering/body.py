@@ -204,11 +204,12 @@ _MIDDLE_POINTS = [
     "nose",
 ]
 _FACE_POINTS = _sided("eye", "ear")
-_ARM_POINTS, _LEG_POINTS = _sided("shoulder", "elbow", "wrist", "hand"), _sided("hip", "knee", "ankle", "heel", "toe")
+_ARM_POINTS = _sided("shoulder", "elbow", "wrist", "hand")
+_LEG_POINTS = _sided("hip", "knee", "ankle", "heel", "toe", "big_toe", "small_toe")
 POINTS: tuple[str, ...] = (*_MIDDLE_POINTS, *_FACE_POINTS, *_ARM_POINTS, *_LEG_POINTS)
 """Names of the points of ``Body.points``."""
 
-_NOT_ANNOTATED = {"chin", "crown", "left_heel", "right_heel", "left_toe", "right_toe", "left_hand", "right_hand"}
+_NOT_ANNOTATED = {"chin", "crown", "left_toe", "right_toe", "left_hand", "right_hand"}
 # Human3.6M's "foot" is the joint that others call ankle.
 LANDMARKS: dict[str, int] = {name: index for index, name in enumerate(POINTS) if name not in _NOT_ANNOTATED} | {
     "left_foot": POINTS.index("left_ankle"),
@@ -282,10 +283,15 @@ class Body:
         ankles = knees + 0.243 * build.leg * shin[:, :, 1]
         heels = ankles + foot @ (0.0, 0.024, 0.016)
         toes = ankles + foot @ (0.0, 0.03, -0.098)
+        big_toes, small_toes = (
+            ankles + (foot @ (_SIDES * place)[..., None])[..., 0]
+            for place in ((-0.012, 0.032, -0.096), (0.022, 0.036, -0.074))
+        )
         chin, center, crown, top, nose, *eyes_and_ears = face
         points = np.stack(
             [*list(middle.values()), chin, center, crown, top, nose, *eyes_and_ears]
-            + [point for pair in (shoulders, elbows, wrists, hands, hips, knees, ankles, heels, toes) for point in pair]
+            + [point for pair in (shoulders, elbows, wrists, hands) for point in pair]
+            + [point for pair in (hips, knees, ankles, heels, toes, big_toes, small_toes) for point in pair]
         )
         frames = np.concatenate([np.stack([pelvis, waist, chest, head]), upper_arm, forearm, thigh, shin, foot])
         return cls(points=points, frames=frames, build=build)

@@ -87,7 +87,7 @@ def pair_distance(keypoints: Tensor, visibility: Tensor, pairs: Sequence[tuple[i
         (N,) pixels; NaN where no pair is labelled.
     """
     points = precise(keypoints)
-    distance = points.new_full((len(points),), torch.nan)
+    distance = points.new_full(points.shape[:1], torch.nan)
     for first, second in reversed(pairs):
         labelled = (visibility[:, first] > 0) & (visibility[:, second] > 0)
         distance = torch.where(labelled, (points[:, first] - points[:, second]).norm(dim=-1), distance)
