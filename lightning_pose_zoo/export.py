@@ -154,6 +154,11 @@ def _export(
     write: Callable[[ExportedProgram, BinaryIO, str], Run],
 ) -> float:
     """Trace a method, have it written, and compare what was written with it."""
+    if method.samples != "persons":
+        raise SettingsError(
+            f"{type(method).__name__} finds people in whole pictures, and its grouping is no part of a graph; only "
+            "methods for persons' crops can be exported. torch.export.export(method, ...) gives its maps."
+        )
     with _ready(method), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates its own parts here
         expected = _expected(method, image_size)

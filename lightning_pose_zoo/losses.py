@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_pose_zoo.codecs.heatmap import HeatmapTargets
+from lightning_pose_zoo.codecs.regression import RegressionTargets
 
-__all__ = ["HeatmapCrossEntropy", "HeatmapLoss", "HeatmapMSE", "HeatmapOHKM", "stage_losses"]
+__all__ = ["HeatmapCrossEntropy", "HeatmapLoss", "HeatmapMSE", "HeatmapOHKM", "coordinate_loss", "stage_losses"]
 
 
 class HeatmapLoss(nn.Module, ABC):
@@ -57,6 +58,20 @@ def stage_losses(
     return {f"{name}{number}": loss(maps, target) for number, (maps, target) in enumerate(pairs, start=1)}
 
 
+def coordinate_loss(outputs: Tensor, targets: RegressionTargets) -> Tensor:
+    """Return the squared distance of regressed coordinates from their targets, mean over the labelled keypoints.
+
+    Args:
+        outputs: (..., 2), as the network gives them.
+        targets: Coordinates (..., 2) and weights (...).
+
+    Returns:
+        A scalar; 0 but connected to the outputs where nothing is labelled.
+    """
+    distances = (outputs.float() - targets.coordinates).square().sum(dim=-1)
+    return (distances * targets.weights).sum() / targets.weights.sum().clamp(min=1)
+
+
 def _squared_errors(outputs: Tensor, targets: HeatmapTargets) -> Tensor:
     """Return half the mean squared error of each map, (N, K), 0 where the weight is."""
     errors = (outputs.float() - targets.heatmaps).square().mean(dim=(-1, -2))
@@ -69,21 +84,23 @@ class HeatmapMSE(HeatmapLoss):
     Args:
         reduction: ``mean`` over all persons, keypoints and cells, as in the HRNet and Simple Baselines repositories; or
             ``sum`` over the keypoints and cells and mean over the persons, as in Convolutional Pose Machines (Caffe's
-            Euclidean loss), which is K h w times as much.
+            Euclidean loss), which is K h w times as much; or ``cells``, sum over the cells and mean over keypoints and
+            persons, as in Efficient Object Localization, h w times as much.
     """
 
-    def __init__(self, reduction: Literal["mean", "sum"] = "mean") -> None:
+    def __init__(self, reduction: Literal["mean", "sum", "cells"] = "mean") -> None:
         super().__init__()
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction is '{reduction}'; choose mean or sum.")
+        if reduction not in ("mean", "sum", "cells"):
+            raise ValueError(f"reduction is '{reduction}'; choose mean or sum or cells.")
         self.reduction = reduction
 
     def forward(self, outputs: Tensor, targets: HeatmapTargets) -> Tensor:
         """See ``HeatmapLoss.forward``."""
         errors = _squared_errors(outputs, targets)
-        if self.reduction == "sum":
-            return errors.sum(dim=1).mean() * (outputs.shape[-2] * outputs.shape[-1])
-        return errors.mean()
+        if self.reduction == "mean":
+            return errors.mean()
+        summed = errors.sum(dim=1) if self.reduction == "sum" else errors
+        return summed.mean() * (outputs.shape[-2] * outputs.shape[-1])
 
 
 class HeatmapOHKM(HeatmapLoss):

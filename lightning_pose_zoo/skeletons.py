@@ -25,11 +25,12 @@ Color = tuple[int, int, int]
 DEFAULT_SIGMA = 0.05
 """OKS sigma of a keypoint whose name tells nothing: between COCO's wrists (0.062) and ears (0.035)."""
 
-# COCO's sigmas (cocodataset.org/#keypoints-eval), and CrowdPose's for what COCO lacks, by the part that is named.
+# COCO's sigmas (cocodataset.org/#keypoints-eval), and for what COCO lacks CrowdPose's, and COCO-WholeBody's of feet, by
+# the part that is named.
 _SIGMA_OF_PART = {
     "nose": 0.026, "eye": 0.025, "ear": 0.035, "shoulder": 0.079, "elbow": 0.072, "wrist": 0.062, "hip": 0.107,
     "knee": 0.087, "ankle": 0.089, "foot": 0.089, "head": 0.079, "neck": 0.079, "thorax": 0.079, "pelvis": 0.107,
-    "spine": 0.107, "belly": 0.107,
+    "spine": 0.107, "belly": 0.107, "toe": 0.068, "heel": 0.066,
 }  # fmt: skip
 _UPPER_PARTS = ("nose", "eye", "ear", "head", "neck", "thorax", "shoulder", "elbow", "wrist")
 _LEFT_COLOR, _RIGHT_COLOR, _MIDDLE_COLOR = (255, 128, 0), (51, 153, 255), (230, 60, 180)
@@ -303,6 +304,16 @@ _PUBLISHED: dict[str, tuple[list[str], list[str]]] = {
                                     for side in ("right", "left"))],
         ["head neck belly", "left_shoulder neck right_shoulder", "left_hip belly right_hip"],
     ),
+    # OpenPose's second version: COCO with neck, middle of the hips and feet.
+    "body25": (
+        ["nose", "neck", *(f"{side}_{part}" for side in ("right", "left") for part in ("shoulder", "elbow", "wrist")),
+         "pelvis", *(f"{side}_{part}" for side in ("right", "left") for part in ("hip", "knee", "ankle")),
+         "right_eye", "left_eye", "right_ear", "left_ear",
+         *(f"{side}_{part}" for side in ("left", "right") for part in ("big_toe", "small_toe", "heel"))],
+        ["right_ear right_eye nose left_eye left_ear", "nose neck pelvis", "left_shoulder neck right_shoulder",
+         "left_hip pelvis right_hip", "left_heel left_ankle left_big_toe left_small_toe",
+         "right_heel right_ankle right_big_toe right_small_toe"],
+    ),
     "h36m17": (
         ["pelvis", *(f"{side}_{part}" for side in ("right", "left") for part in ("hip", "knee", "foot")), "spine",
          "thorax", "neck_base", "head", *(f"{side}_{part}" for side in ("left", "right")
@@ -340,8 +351,8 @@ def get_skeleton(skeleton: SkeletonLike) -> Skeleton:
 
     Args:
         skeleton: A built-in name (``coco17``, ``mpii16``, ``lsp14``, ``flic``, ``crowdpose14``, ``posetrack17``,
-            ``h36m17``, ``aic14``, ``jhmdb15``, ``mpi_inf_3dhp17``), the path of a YAML file, a definition, or a
-            ``Skeleton``.
+            ``h36m17``, ``aic14``, ``jhmdb15``, ``mpi_inf_3dhp17``, ``body25``), the path of a YAML file, a
+            definition, or a ``Skeleton``.
 
     Returns:
         The skeleton.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,7 +133,6 @@ def _recipes(described: Description, skeleton: str) -> list[str]:
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         return []
-    named = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", described.method).lower()
-    return [
-        str(path) for path in sorted((folder / named).glob(f"{described.recipe}_{_DATA_SETS.get(skeleton, '')}*.yaml"))
-    ]
+    named = [part.name for part in folder.iterdir() if part.name.replace("_", "") == described.method.lower()]
+    pattern = f"{described.recipe}_{_DATA_SETS.get(skeleton, '')}*.yaml"
+    return [str(path) for name in named for path in sorted((folder / name).glob(pattern))]

@@ -13,7 +13,14 @@ from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.export import DESCRIPTION, export_onnx, export_program, method_from_checkpoint
 from lightning_pose_zoo.losses import HeatmapCrossEntropy
-from lightning_pose_zoo.methods import ConvolutionalPoseMachine, HRNet, SimpleBaseline, StackedHourglass
+from lightning_pose_zoo.methods import (
+    ConvolutionalPoseMachine,
+    EfficientObjectLocalization,
+    HRNet,
+    OpenPose,
+    SimpleBaseline,
+    StackedHourglass,
+)
 from lightning_pose_zoo.methods.normalization import Normalization
 from lightning_pose_zoo.skeletons import get_skeleton
 
@@ -26,6 +33,11 @@ METHODS = [
     (HRNet, {"variant": "w18_small", "channels_last": True, "paper_init": False}, HeatmapCodec("dark")),
     (StackedHourglass, {"stacks": 1, "channels": 8}, HeatmapCodec("msra")),
     (ConvolutionalPoseMachine, {"variant": "original_bn", "stages": 2, "channels": 8}, HeatmapCodec("center", 8, 1.0)),
+    (
+        EfficientObjectLocalization,
+        {"backbone": "tompson7_bn", "channels": 4, "window": 3},
+        HeatmapCodec("center", 8, 1.5),
+    ),
 ]
 table = pytest.mark.parametrize(("method", "arguments", "codec"), METHODS, ids=[row[0].__name__ for row in METHODS])
 
@@ -82,6 +94,13 @@ def test_programs_say_the_same(tmp_path):
     module, images = trained(method, codec=codec, **arguments)
     assert export_program(module, tmp_path / "model.pt2", SIZE) <= 1e-3
     assert_same(torch.export.load(tmp_path / "model.pt2").module(), module.eval(), images)
+
+
+def test_methods_for_whole_pictures_are_refused(tmp_path):
+    method = OpenPose("lsp14", "v2_bn", stages=(1, 1), channels=8)
+    with pytest.raises(SettingsError, match="OpenPose finds people in whole pictures"):
+        export_onnx(method, tmp_path / "model.onnx", SIZE)
+    assert not list(tmp_path.iterdir())
 
 
 FIT = [

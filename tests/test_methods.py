@@ -13,7 +13,15 @@ import torch
 from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.data import SyntheticPeople
 from lightning_pose_zoo.losses import HeatmapCrossEntropy
-from lightning_pose_zoo.methods import ConvolutionalPoseMachine, HRNet, SimpleBaseline, StackedHourglass
+from lightning_pose_zoo.methods import (
+    ConvolutionalPoseMachine,
+    DeepPose,
+    EfficientObjectLocalization,
+    HRNet,
+    IterativeErrorFeedback,
+    SimpleBaseline,
+    StackedHourglass,
+)
 from lightning_pose_zoo.methods.base import PoseModule
 from lightning_pose_zoo.methods.heatmap_method import HeatmapMethod
 from lightning_pose_zoo.methods.phased import PhasedMethod
@@ -49,6 +57,13 @@ METHODS = {
         ConvolutionalPoseMachine,
         {"variant": "original_bn", "stages": 2, "channels": 16, "codec": HeatmapCodec("center", stride=8, sigma=0.875)},
         {"loss": HeatmapCrossEntropy()},
+    ),
+    "deeppose": Row(DeepPose, {"backbone": "resnet10t", "input_size": (32, 32), "stages": 2}),
+    "iterative_error_feedback": Row(IterativeErrorFeedback, {"backbone": "test_resnet"}),
+    "efficient_object_localization": Row(
+        EfficientObjectLocalization,
+        {"backbone": "tompson7_bn", "channels": 24, "window": 3},
+        {"codec": HeatmapCodec("center", stride=8, sigma=0.5), "loss": HeatmapCrossEntropy(0.5)},
     ),
 }
 HEATMAP_METHODS = {name: row for name, row in METHODS.items() if issubclass(row.method, HeatmapMethod)}
@@ -147,6 +162,7 @@ def test_the_loss_falls_on_one_batch(row, people):
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
         losses = []
         for _ in range(25):
+            torch.manual_seed(1)  # some draw what they train on
             loss = sum(module.losses(batch).values())
             optimizer.zero_grad()
             loss.backward()
@@ -287,3 +303,14 @@ def test_each_data_set_is_scored_by_its_own_metrics(people, trainer):
     [scores] = trainer.test(module, others, verbose=False)
     assert "test/EPE" in scores
     assert "test/PCK@0.2" not in scores
+
+
+def test_whole_pictures_are_refused_by_a_method_for_crops(trainer):
+    from lightning_pose_zoo.errors import SettingsError
+
+    pictures = SyntheticPeople(
+        skeleton="lsp14", image_size=(64, 64), train_size=4, val_size=2, batch_size=2, samples="pictures"
+    )
+    module = SimpleBaseline(skeleton="lsp14", backbone="resnet18", deconv_channels=(8, 8, 8))
+    with pytest.raises(SettingsError, match=r"takes persons, but the data's samples are pictures; set --data\.samples"):
+        trainer.validate(module, pictures)

@@ -15,7 +15,7 @@ COCO_SIGMAS = [
 ]  # fmt: skip
 CROWDPOSE_SIGMAS = [.079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089, .079, .079]  # fmt: skip
 COUNTS = {"coco17": 17, "mpii16": 16, "lsp14": 14, "flic": 11, "crowdpose14": 14, "aic14": 14, "posetrack17": 17,
-          "jhmdb15": 15, "h36m17": 17, "mpi_inf_3dhp17": 17}  # fmt: skip
+          "body25": 25, "jhmdb15": 15, "h36m17": 17, "mpi_inf_3dhp17": 17}  # fmt: skip
 
 
 def test_built_in_skeletons_have_the_published_numbers():

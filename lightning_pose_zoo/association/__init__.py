@@ -2,5 +2,24 @@
 
 from lightning_pose_zoo.association.nms import oks_nms, rescored, soft_oks_nms, suppressed
 from lightning_pose_zoo.association.oks import oks
+from lightning_pose_zoo.association.paf import GroupedParts, PartGrouping
+from lightning_pose_zoo.association.partition import (
+    Partition,
+    PartitionProblem,
+    partition_exactly,
+    partition_greedily,
+)
 
-__all__ = ["oks", "oks_nms", "rescored", "soft_oks_nms", "suppressed"]
+__all__ = [
+    "GroupedParts",
+    "PartGrouping",
+    "Partition",
+    "PartitionProblem",
+    "oks",
+    "oks_nms",
+    "partition_exactly",
+    "partition_greedily",
+    "rescored",
+    "soft_oks_nms",
+    "suppressed",
+]

@@ -41,7 +41,8 @@ class TrainingPhases(L.Callback):
     counts from 1. Methods that train in phases bring this callback with them; a recipe lists it to set the lengths.
 
     Args:
-        lengths: How long each phase is, in ``unit``; equal parts of the training by default.
+        lengths: How long each phase is, in ``unit``; by default the parts of the training that the method finds fit,
+            mostly equal ones.
         unit: ``steps`` of the optimizer or ``epochs``.
         statistics_samples: How many training crops statistics are fitted on, spread over the training set; all by
             default.
@@ -91,7 +92,12 @@ class TrainingPhases(L.Callback):
         steps = finite_steps(steps)
         count = len(method.phases)
         if self.lengths is None:
-            return [steps * (number + 1) // count for number in range(count)]
+            done = list(accumulate(phase.share for phase in method.phases))
+            # At least one step for each, where there are so many.
+            return [
+                min(max(int(steps * share / done[-1]), number), max(steps - count + number, 1))
+                for number, share in enumerate(done, start=1)
+            ]
         if len(self.lengths) != count:
             names = ", ".join(phase.name for phase in method.phases)
             raise SettingsError(

@@ -1,5 +1,18 @@
 """Codecs: keypoints to what a network is trained on, and a network's output back to keypoints."""
 
 from lightning_pose_zoo.codecs.heatmap import HeatmapCodec, HeatmapTargets
+from lightning_pose_zoo.codecs.paf import PartAffinityCodec, PartAffinityTargets
+from lightning_pose_zoo.codecs.part_fields import PartCandidates, PartFieldCodec, PartFieldTargets
+from lightning_pose_zoo.codecs.regression import RegressionCodec, RegressionTargets
 
-__all__ = ["HeatmapCodec", "HeatmapTargets"]
+__all__ = [
+    "HeatmapCodec",
+    "HeatmapTargets",
+    "PartAffinityCodec",
+    "PartAffinityTargets",
+    "PartCandidates",
+    "PartFieldCodec",
+    "PartFieldTargets",
+    "RegressionCodec",
+    "RegressionTargets",
+]

@@ -44,6 +44,7 @@ class PoseModule(L.LightningModule, ABC):
     """
 
     network: nn.Module
+    samples = "persons"  # what batches hold: one person's crops, or whole "pictures"
 
     def __init__(
         self,
@@ -94,7 +95,8 @@ class PoseModule(L.LightningModule, ABC):
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def setup(self, stage: str) -> None:
-        """Take the data set's metrics, or PCK by the box where a stranger's data set has none."""
+        """Refuse data that are cut otherwise; take their metrics, or PCK by the box where a stranger's have none."""
+        scoring.refuse_other_samples(self)
         if stage != "predict":
             self.evaluation = nn.ModuleList(scoring.data_set_metrics(self))
 
@@ -174,8 +176,7 @@ class PoseModule(L.LightningModule, ABC):
         Args:
             checkpoint_path: The file.
             args: As for Lightning's.
-            kwargs: As for Lightning's, with ``weights_only`` always True; and arguments of the constructor, such as a
-                codec that was made in Python.
+            kwargs: As for Lightning's, ``weights_only`` always True; and arguments of the constructor, such as a codec.
 
         Raises:
             CheckpointError: Where the file is damaged, or does not fit.

@@ -33,12 +33,14 @@ class Phase:
         trains: The submodules that learn, by their paths in the method, as in ``network.fine``; all by default.
         loss_weights: Factor on each part of the loss by name; parts that are not here are not computed.
         needs: Statistics of the training set that are fitted before the phase begins, in words; empty for none.
+        share: How long the phase is, in relation to the others, where nobody says how long each is.
     """
 
     name: str
     trains: tuple[str, ...] = ()
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     needs: str = ""
+    share: float = 1.0
 
 
 class PhasedMethod(PoseModule):

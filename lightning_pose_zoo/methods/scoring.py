@@ -7,13 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.methods.top_down import evaluation_protocol
 from lightning_pose_zoo.metrics.rows import PoseMetric
 
 if TYPE_CHECKING:
     from lightning_pose_zoo.methods.base import PoseModule
 
-__all__ = ["data_set_metrics", "log_scores"]
+__all__ = ["data_set_metrics", "log_scores", "refuse_other_samples"]
+
+
+def refuse_other_samples(method: PoseModule) -> None:
+    """Refuse data that are cut otherwise than a method needs them.
+
+    Raises:
+        SettingsError: Where the data module's ``samples`` are not the method's.
+    """
+    given = getattr(getattr(method.trainer, "datamodule", None), "samples", method.samples)
+    if given != method.samples:
+        raise SettingsError(
+            f"{type(method).__name__} takes {method.samples}, but the data's samples are {given}; set "
+            f"--data.samples={method.samples}."
+        )
 
 
 def data_set_metrics(method: PoseModule) -> Iterable[PoseMetric]:

@@ -74,6 +74,7 @@ def describe(
         or _simple_baseline(state, hyper_parameters)
         or _convolutional_pose_machine(state, hyper_parameters)
         or _stacked_hourglass(state, stem)
+        or _deeppose(state, hyper_parameters)
     )
 
 
@@ -167,3 +168,22 @@ def _convolutional_pose_machine(state: Mapping[str, Tensor], given: Mapping[str,
         arguments["center_map"] = False
     recipe = "cpm" if variant == "original" else f"cpm_{variant}"
     return Description("ConvolutionalPoseMachine", arguments, int(first.shape[0]) - (variant != "mmpose"), recipe)
+
+
+def _deeppose(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Description | None:
+    first = state.get("stages.0.head.weight")
+    if first is None or first.ndim != 2:
+        return None
+    inner = {key.removeprefix("stages.0."): value for key, value in state.items() if key.startswith("stages.0.")}
+    is_alexnet = "backbone.full.1.weight" in inner
+    backbone = str(given.get("backbone", "alexnet" if is_alexnet else _resnet(inner)))
+    # A name with a colon would have timm fetch a model from where a stranger's file says.
+    if not re.fullmatch(r"\w[\w.]*", backbone):
+        return None
+    arguments: dict[str, Any] = {"stages": _count(state, r"stages\.(\d+)\."), "backbone": backbone}
+    later = state.get("stages.1.regressors.0.head.weight")
+    if later is not None and later.shape[0] == 2:
+        several = _count(state, r"stages\.1\.regressors\.(\d+)\.") > 1
+        arguments["head"] = "per_joint" if several else "shared_2out"
+    recipe = "deeppose" if backbone == "alexnet" else f"deeppose_{backbone.replace('resnet', 'r')}"
+    return Description("DeepPose", arguments, int(first.shape[0]) // 2, recipe)

@@ -38,8 +38,9 @@ def reading_advice(method: nn.Module, trained: TrainedWeights, source: Source) -
     convention = getattr(codec, "convention", "")
     if source.convention and convention and convention != source.convention:
         advice.append(
-            f"codec: these weights were trained with the convention '{source.convention}', and this method reads maps "
-            f"by '{convention}'. To score them as they are, give the method HeatmapCodec('{source.convention}', ...); "
+            f"codec: these weights were trained with the convention '{source.convention}', and this method reads by "
+            f"'{convention}'. To score them as they are, give the method {type(codec).__name__}"
+            f"('{source.convention}', ...); "
             "where they are trained on, they learn the method's."
         )
     for name in ("codec", "loss"):

@@ -19,7 +19,7 @@ from lightning_pose_zoo.errors import CheckpointError
 from lightning_pose_zoo.skeleton_synonyms import matched_keypoints
 from lightning_pose_zoo.skeletons import DEFAULT_SIGMA, Skeleton
 
-__all__ = ["KeypointAxis", "KeypointTable", "count_keypoints", "keypoint_axes", "taken_over"]
+__all__ = ["KeypointAxis", "KeypointTable", "count_keypoints", "keypoint_axes", "keypoint_modules", "taken_over"]
 
 # Arguments that would read or download weights for a network that is only measured.
 _WITHOUT = {"pretrained": False, "weights": None}
@@ -139,6 +139,14 @@ def keypoint_axes(method: nn.Module) -> dict[str, dict[int, KeypointAxis]]:
     return axes
 
 
+def keypoint_modules(method: nn.Module) -> tuple[str, ...]:
+    """Return what the names of entries begin with that are of a module for each keypoint, up to the keypoint's number.
+
+    A network that has such modules says so by ``keypoint_modules``; none by default.
+    """
+    return tuple(getattr(method.network, "keypoint_modules", ()))
+
+
 def count_keypoints(axes: Mapping[str, Mapping[int, KeypointAxis]], state: Mapping[str, Tensor]) -> int | None:
     """Count the keypoints that the entries of a file have channels for; None where they disagree or have none."""
     counts = {
@@ -199,4 +207,11 @@ def taken_over(
             expected[axis] = way.each * theirs.num_keypoints + way.rest
         if list(state[key].shape) == expected:
             result[key] = _placed(own[key], state[key], ways, table)
+    for prefix in keypoint_modules(method):
+        theirs_of = {key.removeprefix(prefix): result.pop(key) for key in state if key.startswith(prefix)}
+        for key in own:
+            if key.startswith(prefix):
+                number, _, rest = key.removeprefix(prefix).partition(".")
+                found = table.found[int(number)]
+                result[key] = own[key] if found is None else theirs_of.get(f"{found}.{rest}", own[key])
     return result, table

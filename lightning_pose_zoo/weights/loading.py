@@ -15,7 +15,13 @@ from lightning_pose_zoo.skeletons import Skeleton, SkeletonLike
 from lightning_pose_zoo.weights import timm_backbone
 from lightning_pose_zoo.weights.description import describe
 from lightning_pose_zoo.weights.expectations import reading_advice, set_normalization
-from lightning_pose_zoo.weights.keypoints import KeypointTable, count_keypoints, keypoint_axes, taken_over
+from lightning_pose_zoo.weights.keypoints import (
+    KeypointTable,
+    count_keypoints,
+    keypoint_axes,
+    keypoint_modules,
+    taken_over,
+)
 from lightning_pose_zoo.weights.reading import TrainedWeights, read_weights
 from lightning_pose_zoo.weights.sources import BACKBONE, PLAIN, SOURCES, Source, foreign, recognized, skeleton_of
 
@@ -57,9 +63,9 @@ def load_weights(
     """Fill a method's network with weights that another project, or this one, trained.
 
     Known are checkpoints of this package, of the HRNet, Simple Baselines, bearpaw and princeton repositories, of mmpose
-    (HRNet, ResNet, CPM), and backbones of timm and torchvision alone. They are told by their entries. The method's
-    normalisation is set to what the weights expect. Where they were trained for other keypoints, or for another order
-    of them, channels are taken over by the keypoints' names, and new ones keep their first values. The report goes
+    (HRNet, ResNet, CPM, DeepPose), and backbones of timm and torchvision alone. They are told by their entries. The
+    method's normalisation is set to what the weights expect. Where they were trained for other keypoints, or in another
+    order, channels are taken over by the keypoints' names, and new ones keep their first values. The report goes
     where Lightning's messages go.
 
     Args:
@@ -87,7 +93,7 @@ def load_weights(
     state = {places[key]: value for key, value in trained.state.items() if key in places}
     table: KeypointTable | None = None
     advice: list[str] = []
-    if source.whole and isinstance(getattr(method, "skeleton", None), Skeleton) and network is not method:
+    if source is not BACKBONE and isinstance(getattr(method, "skeleton", None), Skeleton) and network is not method:
         state, table, advice = _onto_skeleton(method, own, state, trained, source, skeleton)
     _refuse_misfits(method, own, state, trained, source)
     network.load_state_dict(state, strict=False)
@@ -146,7 +152,12 @@ def _onto_skeleton(
 ) -> tuple[dict[str, Tensor], KeypointTable | None, list[str]]:
     """Bring the channels of keypoints into the method's order; with a table where something changes, and remarks."""
     mine: Skeleton = method.skeleton  # type: ignore[assignment]
-    others = [key for key in own.keys() ^ state.keys() if not key.endswith("num_batches_tracked")]
+    filled = {key for key in own if key.startswith(source.part)}
+    others = [
+        key
+        for key in filled ^ state.keys()
+        if not key.endswith("num_batches_tracked") and not key.startswith(keypoint_modules(method))
+    ]
     same_shapes = all(own[key].shape == value.shape for key, value in state.items() if key in own)
     axes = None if same_shapes or others else keypoint_axes(method)
     count = mine.num_keypoints if axes is None else count_keypoints(axes, state)
@@ -160,16 +171,16 @@ def _onto_skeleton(
     return state, table, remarks
 
 
-def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], whole: bool = True) -> list[str]:
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor], part: str = "") -> list[str]:
     """List the entries that are missing, unexpected, of another shape or not finite, with what is wrong with each.
 
     Args:
         own: Entries of the network.
         state: Entries of the file, named as the network's.
-        whole: Whether the file should fill the whole network, and not its backbone alone.
+        part: What the names of the entries begin with that the file should fill; all by default.
     """
     # Files of torch before 0.4.1 do not count batches; nothing depends on it.
-    needed = [key for key in own if not key.endswith("num_batches_tracked") and (whole or key.startswith("backbone."))]
+    needed = [key for key in own if not key.endswith("num_batches_tracked") and key.startswith(part)]
     problems = [f"{key}: not in the file" for key in needed if key not in state]
     for key, value in state.items():
         if key not in own:
@@ -189,7 +200,7 @@ def _refuse_misfits(
     source: Source,
 ) -> None:
     """Raise where an entry does not fit, saying what the file was made for."""
-    problems = misfits(own, state, source.whole)
+    problems = misfits(own, state, source.part)
     if not problems:
         return
     remedy = "Choose the method and variant that the file was made for."

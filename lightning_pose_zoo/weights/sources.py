@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from lightning_pose_zoo.errors import CheckpointError
 from lightning_pose_zoo.skeletons import SKELETON_NAMES, Skeleton, SkeletonLike, get_skeleton
-from lightning_pose_zoo.weights import bearpaw, mmpose, mmpose_cpm, official, princeton, timm_backbone
+from lightning_pose_zoo.weights import bearpaw, mmpose, mmpose_cpm, official, openpose, princeton, timm_backbone
 from lightning_pose_zoo.weights.reading import TrainedWeights
 
 __all__ = ["BACKBONE", "PLAIN", "SOURCES", "Pixels", "Source", "foreign", "recognized", "skeleton_of"]
@@ -32,10 +32,10 @@ class Source:
         markers: Regular expressions; each must match the beginning of an entry's name.
         rename: From the file's name of an entry to our network's; None for entries that no network needs.
         pixels: What the weights expect of pixels; None where that is unknown.
-        convention: The ``HeatmapCodec`` convention that they were trained with; empty where it is unknown or none.
+        convention: The codec's convention that they were trained with; empty where it is unknown or none.
         skeletons: The skeleton that is meant, by its number of keypoints, where the file does not say.
         stem: The stem of its hourglasses, where that cannot be told by their layers.
-        whole: Whether the files fill the whole network; otherwise its backbone alone.
+        part: What the names begin with of the network's entries that the files fill; empty where they fill all.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Source:
     convention: str = ""
     skeletons: Mapping[int, str] = field(default_factory=dict)
     stem: str = "newell"
-    whole: bool = True
+    part: str = ""
 
     def recognizes(self, keys: Iterable[str]) -> bool:
         """Tell by the entries' names whether a file is of this source."""
@@ -59,6 +59,7 @@ class Source:
 
 _TWO_COMMON = {17: "coco17", 16: "mpii16"}
 _MMPOSE_HEAD = r"(keypoint_)?head\."
+_OPENPOSE = r"(model\d(_\d)?\.)?"
 
 SOURCES = (
     Source("lightning_pose_zoo", (r"network\.",), lambda key: key.removeprefix("network.")
@@ -69,6 +70,8 @@ SOURCES = (
            Pixels(), "msra", _TWO_COMMON),
     Source("mmpose ResNet with transposed convolutions", (r"backbone\.layer3\.", _MMPOSE_HEAD + r"deconv_layers\."),
            mmpose.rename, Pixels(), "msra", _TWO_COMMON),
+    Source("mmpose ResNet with coordinates", (r"backbone\.layer3\.", _MMPOSE_HEAD + r"fc\.weight"),
+           mmpose.rename_regression, Pixels(), "mmpose", _TWO_COMMON, part="stages.0."),
     Source("HRNet repository", (r"conv1\.weight", r"stage4\.", r"final_layer\.weight"), official.rename,
            Pixels(), "msra", _TWO_COMMON),
     Source("Simple Baselines repository", (r"layer3\.", r"deconv_layers\.", r"final_layer\.weight"), official.rename,
@@ -77,13 +80,18 @@ SOURCES = (
            Pixels((0.4404, 0.4440, 0.4327), (1.0, 1.0, 1.0)), "center", {16: "mpii16"}),
     Source("princeton-vl/pytorch_stacked_hourglass", (r"pre\.0\.conv\.weight", r"outs\.0\.conv\.weight"),
            princeton.rename, Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), "center", {16: "mpii16"}, "princeton"),
+    Source("OpenPose, first version", (_OPENPOSE + r"conv5_1_CPM_L1\.", _OPENPOSE + r"Mconv7_stage6_L2\."),
+           openpose.rename_v1, Pixels((128 / 255,) * 3, (256 / 255,) * 3, "bgr"), "openpose", {17: "coco17"}),
+    Source("OpenPose, second version", (_OPENPOSE + r"Mconv1_stage0_L2_0\.", _OPENPOSE + r"Mconv7_stage1_L1\."),
+           openpose.rename_v2, Pixels((128 / 255,) * 3, (256 / 255,) * 3, "bgr"), "openpose",
+           {17: "coco17", 25: "body25"}),
 )  # fmt: skip
 """Recognised in this order."""
 
 PLAIN = Source("a network of this package, without its method", (), lambda key: key)
 """Entries named as the network's own; told by comparing them with a network."""
 
-BACKBONE = Source("a backbone of timm or torchvision", (), timm_backbone.rename, whole=False)
+BACKBONE = Source("a backbone of timm or torchvision", (), timm_backbone.rename, part="backbone.")
 """Told by comparing its entries with a network's backbone."""
 
 # Files that people try, for which there is no network here.
@@ -91,7 +99,6 @@ _FOREIGN = {
     "ViTPose": r"backbone\.patch_embed\.",
     "mmpose's regression head": r"(keypoint_)?head\.fc\.",
     "mmpose's SimCC head": r"(keypoint_)?head\.(mlp_head_x|cls_x)\.",
-    "OpenPose for PyTorch": r"(model\d_\d\.)?Mconv7_stage6_L2\.",
     "AlphaPose's FastPose": r"preact\.conv1\.",
     "torchvision's Keypoint R-CNN": r"roi_heads\.keypoint_",
 }

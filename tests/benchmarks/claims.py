@@ -78,10 +78,12 @@ def prepare(threads: int) -> None:
 
 def build(recipe: str, steps: int | None, words: Sequence[str]) -> LightningCLI:
     """Build what a recipe says, for another number of steps where one is given, without logs and checkpoints."""
-    length = [] if steps is None else [f"--trainer.max_steps={steps}", f"--model.lr_scheduler.total_steps={steps}"]
+    path = RECIPES / recipe
+    length = [] if steps is None else [f"--trainer.max_steps={steps}"]
+    if steps is not None and "total_steps" in path.read_text():  # a schedule that is told its length
+        length.append(f"--model.lr_scheduler.total_steps={steps}")
     folder = f"--trainer.default_root_dir={tempfile.gettempdir()}"
-    path = str(RECIPES / recipe)
-    return build_cli(["--config", path, *NOTHING_BESIDE_THE_TRAINING, folder, *length, *words], run=False)
+    return build_cli(["--config", str(path), *NOTHING_BESIDE_THE_TRAINING, folder, *length, *words], run=False)
 
 
 def train(cli: LightningCLI) -> float:
@@ -145,12 +147,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |", flush=True)
 
 
-def prove(claim: Claim, description: str | None) -> int:
-    """Train as a claim says and print a table.
-
-    Returns:
-        0 where the claim holds, else 1.
-    """
+def train_as_asked(recipe: str, description: str | None) -> tuple[LightningCLI, float]:
+    """Train a recipe for the seed and the minutes of the command line; return it and the seconds that it took."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the people, the first weights and the order")
     parser.add_argument("--minutes", type=float, default=10.0, help="the recipe's training is shortened to these")
@@ -158,11 +156,20 @@ def prove(claim: Claim, description: str | None) -> int:
     arguments = parser.parse_args()
     prepare(arguments.threads)
     words = [f"--seed_everything={arguments.seed}", f"--data.seed={arguments.seed}", f"--data.val_size={TEST_PICTURES}"]
-    steps = steps_within(claim.recipe, arguments.minutes, words)
-    cli = build(claim.recipe, steps, words)
+    steps = steps_within(recipe, arguments.minutes, words)
+    cli = build(recipe, steps, words)
     crops = steps * cli.datamodule.batch_size
-    print(f"recipes/{claim.recipe}, seed {arguments.seed}: {steps} steps, {crops} crops", flush=True)
-    seconds = train(cli)
+    print(f"recipes/{recipe}, seed {arguments.seed}: {steps} steps, {crops} crops", flush=True)
+    return cli, train(cli)
+
+
+def prove(claim: Claim, description: str | None) -> int:
+    """Train as a claim says and print a table.
+
+    Returns:
+        0 where the claim holds, else 1.
+    """
+    cli, seconds = train_as_asked(claim.recipe, description)
     found = stage_scores(cli, claim.stage)
     rows = {"mean pose, no network": score_of_mean_pose(cli.datamodule, cli.datamodule)} | found
     print_table(

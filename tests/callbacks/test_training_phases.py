@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from dataclasses import replace
 
 import lightning as L
 import pytest
@@ -115,6 +116,10 @@ def test_lengths_may_be_epochs_or_equal_parts(tmp_path):
     assert per_epoch == 5
     assert TrainingPhases([1, 2, 1], "epochs").ends(trainer, method, 4 * per_epoch) == [5, 15, 20]
     assert TrainingPhases().ends(trainer, method, 10) == [3, 6, 10]
+    assert TrainingPhases().ends(trainer, method, 2) == [1, 1, 2]
+    uneven = type("Uneven", (), {"phases": [replace(method.phases[0], share=share) for share in (98, 1, 1)]})
+    assert TrainingPhases().ends(trainer, uneven, 200) == [196, 198, 200]
+    assert TrainingPhases().ends(trainer, uneven, 4) == [2, 3, 4]
     assert TrainingPhases(LENGTHS).ends(trainer, method, 100) == [4, 9, 100]
     with pytest.warns(UserWarning, match=r"take 12 steps together, the training has 8: it ends in phase 2 of 3"):
         assert TrainingPhases(LENGTHS).ends(trainer, method, 8) == [4, 9, 12]
