@@ -24,6 +24,8 @@ from lightning_pose_zoo.visualization import TRUTH_COLOR, write_batch_sheet
 class Knowing(PoseModule):
     """Finds everybody exactly, and where it is told so, somebody in every empty picture too."""
 
+    samples = "pictures"
+
     def __init__(self, skeleton="coco17", sees_ghosts: bool = False, forgets: bool = False) -> None:
         super().__init__(skeleton, torch.optim.SGD, None, None, False)
         self.network = nn.Linear(1, 1)
@@ -51,6 +53,8 @@ class Knowing(PoseModule):
 
 class Corners(PoseModule):
     """Finds two persons in each picture, all at fixed places of the cut."""
+
+    samples = "pictures"
 
     def __init__(self) -> None:
         super().__init__("lsp14", torch.optim.SGD, None, None, False)

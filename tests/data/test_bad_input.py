@@ -302,10 +302,10 @@ def test_annotations_are_columns(small_coco):
     """No list of dicts stays behind: a worker that counts references to one would copy hundreds of megabytes."""
     template = small_coco.content["annotations"][0]
     small_coco.content["annotations"] = [{**template, "id": number} for number in range(20_000)]
-    start = time.monotonic()
+    start = time.process_time()
     data = small_coco.module()
     data.setup("fit")
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     table = data.datasets["train"].table
     assert len(table) == 20_000
     columns = vars(table).values()
