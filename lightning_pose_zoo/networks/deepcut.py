@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_pose_zoo.networks.timm_models import timm_model
+
 __all__ = ["DeepCutNetwork", "PairRegression", "PartFields"]
 
 _RARE = 0.01  # share of cells that a part is expected in before anything is learned
@@ -146,16 +148,8 @@ class DeepCutNetwork(nn.Module):
         intermediate_supervision: bool = True,
     ) -> None:
         super().__init__()
-        import timm
-
         options = {"features_only": True, "output_stride": 16, "out_indices": (2, 3, 4)}
-        try:
-            self.backbone = timm.create_model(backbone, pretrained=pretrained, **options)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
-            raise ValueError(
-                f"timm has no backbone '{backbone}' with dilated feature maps ({error}); take a ResNet such as "
-                "resnet50, resnet101 or resnet152."
-            ) from error
+        self.backbone = timm_model(backbone, ("resnet50", "resnet101", "resnet152"), pretrained=pretrained, **options)
         strides = self.backbone.feature_info.reduction()
         if strides != [8, 16, 16]:
             raise ValueError(f"the backbone '{backbone}' has stages of stride {strides} and not 8, 16 and 16.")

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_pose_zoo.networks.timm_models import pooled_backbone
+
 __all__ = ["AlexNetFeatures", "CoordinateRegressor", "DeepPoseHead", "DeepPoseNetwork", "DeepPoseRefinement"]
 
 DeepPoseHead = Literal["shared_select", "per_joint", "shared_2out"]
@@ -70,14 +72,7 @@ def _features(backbone: str, pretrained: bool) -> tuple[nn.Module, int]:
         if pretrained:
             raise ValueError("alexnet has no ImageNet weights here; set pretrained to false, as in the paper.")
         return AlexNetFeatures(), AlexNetFeatures.num_features
-    import timm
-
-    try:
-        model = timm.create_model(backbone, pretrained=pretrained, num_classes=0)
-    except RuntimeError as error:
-        close = ", ".join(timm.list_models(f"{backbone[:6]}*")[:5])
-        raise ValueError(f"timm has no backbone '{backbone}' ({error}); similar names: alexnet, {close}.") from error
-    return model, int(getattr(model, "head_hidden_size", None) or model.num_features)
+    return pooled_backbone(backbone, pretrained, own=("alexnet",))
 
 
 class CoordinateRegressor(nn.Module):

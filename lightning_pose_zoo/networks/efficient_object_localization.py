@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lightning_pose_zoo.codecs.peaks import map_peaks
 from lightning_pose_zoo.networks.initialization import initialize_head
+from lightning_pose_zoo.networks.timm_models import stage_strides, timm_model
 
 __all__ = [
     "CoarseNetwork",
@@ -172,20 +173,9 @@ class _TimmTrunk(nn.Module):
 
     def __init__(self, name: str, pretrained: bool, stride: int) -> None:
         super().__init__()
-        import timm
-
-        try:
-            with torch.device("meta"):
-                strides = timm.create_model(name, features_only=True).feature_info.reduction()
-        except RuntimeError as error:
-            papers, close = ", ".join(_PAPER_STAGES), ", ".join(timm.list_models(f"{name[:6]}*")[:5])
-            raise ValueError(
-                f"there is no backbone '{name}' ({error}); choose {papers} or a timm model with feature maps: {close}."
-            ) from error
-        if stride not in strides:
-            raise ValueError(f"the backbone '{name}' has stages of stride {strides}, none of {stride}.")
+        strides = stage_strides(name, stride, own=tuple(_PAPER_STAGES))
         used = [index for index, reached in enumerate(strides) if reached <= stride]
-        self.model = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=used)
+        self.model = timm_model(name, pretrained=pretrained, features_only=True, out_indices=used)
         self.strides = [strides[index] for index in used][:_PATHS]
         *_, self.outputs = channels = self.model.feature_info.channels()
         self.channels = channels[:_PATHS]

@@ -11,6 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lightning_pose_zoo.networks.initialization import initialize_head
+from lightning_pose_zoo.networks.timm_models import timm_model
 
 __all__ = ["HRNetNetwork", "HRNetVariant"]
 
@@ -43,9 +44,7 @@ class HRNetNetwork(nn.Module):
         paper_init: bool = True,
     ) -> None:
         super().__init__()
-        import timm
-
-        self.backbone = timm.create_model(
+        self.backbone = timm_model(
             f"hrnet_{variant}", pretrained=pretrained, features_only=True, feature_location="", out_indices=(1,)
         )
         last_exchange = self.backbone.stage4[-1]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_pose_zoo.errors import SettingsError
+from lightning_pose_zoo.networks.timm_models import pooled_backbone
 
 __all__ = ["CorrectionBound", "IterativeErrorFeedbackNetwork", "bounded_target", "keypoint_maps", "walked_towards"]
 
@@ -97,14 +98,7 @@ def _classifier(name: str, pretrained: bool) -> tuple[nn.Module, int]:
         channels = int(backbone.fc.in_features)  # type: ignore[union-attr, arg-type]
         backbone.fc = nn.Identity()
         return backbone, channels
-    import timm
-
-    try:
-        backbone = timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except RuntimeError as error:
-        close = ", ".join(timm.list_models(f"{name[:6]}*")[:5])
-        raise ValueError(f"timm has no backbone '{name}' ({error}); similar names: {close}; or googlenet.") from error
-    return backbone, int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+    return pooled_backbone(name, pretrained, own=("googlenet",))
 
 
 def _widen(backbone: nn.Module, name: str, channels: int) -> None:

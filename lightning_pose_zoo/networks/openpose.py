@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_pose_zoo.networks.initialization import initialize_head
-from lightning_pose_zoo.networks.simple_baseline import _timm_stage
+from lightning_pose_zoo.networks.timm_models import timm_model, timm_stage
 
 __all__ = ["OpenPoseMaps", "OpenPoseNetwork", "OpenPoseVariant"]
 
@@ -64,9 +64,7 @@ def _vgg(batch_norm: bool, prelu: bool) -> nn.Sequential:
 
 def _fill_from_imagenet(vgg: nn.Sequential, batch_norm: bool) -> None:
     """Take the first layers of timm's VGG-19 over, downloaded at first use."""
-    import timm
-
-    theirs = timm.create_model("vgg19_bn" if batch_norm else "vgg19", pretrained=True).features
+    theirs = timm_model("vgg19_bn" if batch_norm else "vgg19", pretrained=True).features
     kinds = (nn.Conv2d, nn.BatchNorm2d)
     mine = [layer for layer in vgg.modules() if isinstance(layer, kinds)]
     for layer, other in zip(mine, (layer for layer in theirs if isinstance(layer, kinds)), strict=False):
@@ -169,7 +167,7 @@ class OpenPoseNetwork(nn.Module):
             self.backbone: nn.Module = _vgg(batch_norm, is_second)
             width = _VGG[-1][0]
         else:
-            self.backbone, width = _timm_stage(backbone, pretrained, backbone_stride)
+            self.backbone, width = timm_stage(backbone, pretrained, backbone_stride)
         self.is_vgg = isinstance(self.backbone, nn.Sequential) and hasattr(self.backbone, "conv1_1")
         self.stride = backbone_stride
         self.reduce = nn.Sequential(

@@ -7,36 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from lightning_pose_zoo.networks.initialization import initialize_head
+from lightning_pose_zoo.networks.timm_models import timm_stage
 
 __all__ = ["SimpleBaselineNetwork"]
 
 # (padding, output padding) that double the size for each kernel of stride 2.
 _DECONV_PADDING = {4: (1, 0), 3: (1, 1), 2: (0, 0)}
-
-
-def _timm_stage(name: str, pretrained: bool, stride: int) -> tuple[nn.Module, int]:
-    """Build a timm model up to the last stage of a stride, and return its channels beside it."""
-    import timm
-
-    try:
-        with torch.device("meta"):
-            strides = timm.create_model(name, features_only=True).feature_info.reduction()
-    except RuntimeError as error:
-        close = ", ".join(timm.list_models(f"{name[:6]}*")[:5])
-        raise ValueError(
-            f"timm has no backbone '{name}' with feature maps ({error}); similar names: {close}."
-        ) from error
-    if stride not in strides:
-        raise ValueError(
-            f"the backbone '{name}' has stages of stride {strides}, none of {stride}; set backbone_stride."
-        )
-    index = len(strides) - 1 - strides[::-1].index(stride)
-    stage = timm.create_model(name, pretrained=pretrained, features_only=True, out_indices=(index,))
-    return stage, stage.feature_info.channels()[-1]
 
 
 class SimpleBaselineNetwork(nn.Module):
@@ -70,7 +49,7 @@ class SimpleBaselineNetwork(nn.Module):
         super().__init__()
         if deconv_kernel not in _DECONV_PADDING:
             raise ValueError(f"deconv_kernel is {deconv_kernel}; it must be 4, 3 or 2.")
-        self.backbone, channels = _timm_stage(backbone, pretrained, backbone_stride)
+        self.backbone, channels = timm_stage(backbone, pretrained, backbone_stride)
         self.stride = backbone_stride // 2 ** len(deconv_channels)
         padding, output_padding = _DECONV_PADDING[deconv_kernel]
         layers: list[nn.Module] = []

@@ -74,5 +74,5 @@ def test_the_published_network_has_the_published_channels():
 def test_other_backbones_are_named():
     with pytest.raises(ValueError, match="resnet999"):
         DeepCutNetwork(3, "resnet999")
-    with pytest.raises(ValueError, match=r"take a ResNet|not 8, 16 and 16"):
+    with pytest.raises(ValueError, match=r"can be used here .*similar names: resnet50, resnet101|not 8, 16 and 16"):
         DeepCutNetwork(3, "vit_tiny_patch16_224")

@@ -271,5 +271,5 @@ def test_backbones_without_a_first_convolution_are_refused(monkeypatch):
         num_features = 4
 
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: Flat())
-    with pytest.raises(ValueError, match="'flat' does not begin with a convolution"):
-        IterativeErrorFeedbackNetwork(3, "flat")
+    with pytest.raises(ValueError, match="'resnet18' does not begin with a convolution"):
+        IterativeErrorFeedbackNetwork(3, "resnet18")
