@@ -106,7 +106,7 @@ class TrainingPhases(L.Callback):
             )
         per_unit = 1
         if self.unit == "epochs":
-            per_unit = max(int(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
+            per_unit = max(finite_steps(trainer.num_training_batches) // trainer.accumulate_grad_batches, 1)
         ends = list(accumulate(length * per_unit for length in self.lengths))
         if ends[-1] > steps:
             reached = sum(end < steps for end in ends) + 1

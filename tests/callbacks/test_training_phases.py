@@ -162,3 +162,20 @@ def test_rows_come_in_the_order_of_their_ids_and_values():
     [ordered] = rows_of_all_processes(ids, rows)
     assert ordered.tolist() == [[5, 5], [4, 4], [1, 9], [2, 0]]
     assert rows_of_all_processes(ids[:0], rows[:0])[0].shape == (0, 2)
+
+
+def test_data_of_strangers_give_statistics_too(tmp_path):
+    """A plain DataLoader has no loader for statistics; its training batches are taken."""
+    data = SpotsData()
+    data.setup("fit")
+    batches = list(data.statistics_dataloader())
+    loader = torch.utils.data.DataLoader(batches, batch_size=None)
+    method = CoarseToFine()
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(method, loader)
+    keypoints = torch.cat([batch["keypoints"] for batch in batches])
+    torch.testing.assert_close(method.mean, keypoints.mean(dim=0))
+    assert method.phase == 2
