@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 # Bare class names work in recipes for classes that are imported, and only for those.
 from lightning_pose_zoo import callbacks, data, methods  # noqa: F401
@@ -112,6 +114,17 @@ class PoseCLI(LightningCLI):
         if self.subcommand == "predict" and not any(isinstance(one, BasePredictionWriter) for one in given):
             kwargs.setdefault("callbacks", [*given, callbacks.WritePredictions()])
         return super().instantiate_trainer(**kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run a command; one that was told to stop ends with 143, as a shell has it, not with 0 as if it were done.
+
+        Raises:
+            SystemExit: Where a SIGTERM came.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except SIGTERMException as stopped:
+            raise SystemExit(128 + signal.SIGTERM) from stopped
 
     def _recipe_name(self) -> str:
         """Return the name of the first recipe on the command line, and of the method where there is none."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -12,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 
 from lightning_pose_zoo import __version__
 from lightning_pose_zoo.cli import build_cli, main
+from lightning_pose_zoo.methods import SimpleBaseline
 
 SMALL = [
     "--model=SimpleBaseline", "--model.backbone=resnet18", "--model.deconv_channels=[16,16,16]",
@@ -151,6 +155,20 @@ def test_wrong_input_ends_in_one_clear_message(tmp_path, capsys, arguments, mess
     error = capsys.readouterr().err.rpartition("Error: ")[2]
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_training_that_is_told_to_stop_does_not_end_as_one_that_is_done(tmp_path, monkeypatch):
+    class Stop(Callback):
+        def on_train_batch_end(self, *_):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    configure = SimpleBaseline.configure_callbacks
+    monkeypatch.setattr(SimpleBaseline, "configure_callbacks", lambda self: [*configure(self), Stop()])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *SMALL, f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=2"])
+    assert stop.value.code == 143
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_wrong_options_are_named(tmp_path, capsys):

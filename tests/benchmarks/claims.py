@@ -21,6 +21,7 @@ import cv2
 import lightning as L
 import torch
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_pose_zoo.cli import build_cli
 from lightning_pose_zoo.data.base import PoseDataModule
@@ -87,9 +88,12 @@ def build(recipe: str, steps: int | None, words: Sequence[str]) -> LightningCLI:
 
 
 def train(cli: LightningCLI) -> float:
-    """Train, and return how many seconds it took."""
+    """Train, and return how many seconds it took; whoever stops a training gets no 0, as if its claim held."""
     start = time.perf_counter()
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+    except SIGTERMException as stopped:
+        sys.exit(f"the training was stopped, so that nothing is shown: {stopped!r}")
     return time.perf_counter() - start
 
 
