@@ -90,6 +90,16 @@ def test_tensors_and_arrays_agree():
     np.testing.assert_allclose(geometry.box_area(torch.tensor(boxes)).numpy(), geometry.box_area(boxes))
 
 
+def test_mixed_precision_rounds_no_points():
+    """A matrix product would be taken in bf16, whose steps are 4 pixels beyond 512."""
+    matrix = torch.tensor([[5.0, 1.0, 10.0], [-1.0, 5.0, 20.0]]).expand(3, 2, 3)
+    points = torch.rand(3, 17, 2, generator=torch.Generator().manual_seed(0)) * 192
+    with torch.autocast("cpu", torch.bfloat16):
+        mapped = geometry.apply_affine(points, matrix)
+    exact = geometry.apply_affine(points.double(), matrix.double())
+    torch.testing.assert_close(mapped.double(), exact, rtol=0, atol=1e-3)
+
+
 def test_boxes_are_clipped_and_fitted():
     boxes = np.array([[-5.0, 10, 30, 500], [700, 20, 710, 30]])
     np.testing.assert_array_equal(geometry.clip_boxes(boxes, 640, 480), [[0, 10, 30, 480], [640, 20, 640, 30]])
