@@ -99,7 +99,7 @@ def test_programs_say_the_same(tmp_path):
 def test_methods_for_whole_pictures_are_refused(tmp_path):
     method = OpenPose("lsp14", "v2_bn", stages=(1, 1), channels=8)
     with pytest.raises(SettingsError, match="OpenPose finds people in whole pictures"):
-        export_onnx(method, tmp_path / "model.onnx", SIZE)
+        export_program(method, tmp_path / "model.pt2", SIZE)
     assert not list(tmp_path.iterdir())
 
 
