@@ -59,6 +59,7 @@ class PoseDataModule(L.LightningDataModule, ABC):
             every picture is taken as one person's.
         seed: Of the order and the augmentation.
         samples: ``persons``, one crop each, or ``pictures`` with all of their people.
+        masks: With whole pictures, hand over what each person covers.
 
     Raises:
         DatasetError: Where a size, or what a sample is, makes no sense, or whole pictures are to have boxes.
@@ -76,8 +77,13 @@ class PoseDataModule(L.LightningDataModule, ABC):
         predict_boxes: str | None,
         seed: int,
         samples: Samples = "persons",
+        masks: bool = False,
     ) -> None:
         super().__init__()
+        if masks and samples != "pictures":
+            raise DatasetError(
+                "masks are handed over with whole pictures only; set samples to 'pictures', or leave them."
+            )
         if samples not in get_args(Samples):
             raise DatasetError(f"samples is '{samples}'; there are {' and '.join(get_args(Samples))}.")
         if samples == "pictures" and predict_boxes is not None:
@@ -92,6 +98,7 @@ class PoseDataModule(L.LightningDataModule, ABC):
         self.predict_boxes = predict_boxes
         self.seed = seed
         self.samples: Samples = samples
+        self.masks = masks
         self.datasets: dict[str, PoseDataset] = {}
 
     @property
@@ -123,7 +130,8 @@ class PoseDataModule(L.LightningDataModule, ABC):
         """
         augmentation = self.augmentation if split == "train" else None
         if self.samples == "pictures":
-            return TablePictures(table, self.settings, augmentation, self.seed, every_picture=split != "train")
+            everything = split != "train"
+            return TablePictures(table, self.settings, augmentation, self.seed, everything, self.masks)
         return TableCrops(table.select(table.trainable()), self.settings, augmentation, self.seed)
 
     @abstractmethod

@@ -62,6 +62,8 @@ class COCOKeypoints(PoseDataModule):
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
+        masks: With whole pictures, hand over what each person covers, by the ``segmentation`` of the annotations; for
+            methods that learn it.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class COCOKeypoints(PoseDataModule):
         predict_boxes: str | None = None,
         seed: int = 0,
         samples: Samples = "persons",
+        masks: bool = False,
     ) -> None:
         if augmentation == "default":
             crops = CropAugmentation(scale=0.35, rotation=45.0, half_body_probability=0.3)
@@ -102,6 +105,7 @@ class COCOKeypoints(PoseDataModule):
             predict_boxes,
             seed,
             samples,
+            masks,
         )
         root_folder = Path(root)
         self.files = {
@@ -140,7 +144,7 @@ class COCOKeypoints(PoseDataModule):
                 self.skeleton,
                 self.category,
                 self.on_bad,
-                outlines=whole,
+                outlines=("all" if self.masks else "ignored") if whole else None,
                 every_picture=whole and name == "val",
             )
         return self._tables[name]
