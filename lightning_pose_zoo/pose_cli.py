@@ -28,6 +28,7 @@ from lightning_pose_zoo.checkpoints import AtomicCheckpointIO, verify_checkpoint
 from lightning_pose_zoo.data.base import PoseDataModule
 from lightning_pose_zoo.loggers import ResumedCSVLogger
 from lightning_pose_zoo.methods.base import PoseModule
+from lightning_pose_zoo.precision import computes_bfloat16_slowly
 
 __all__ = ["PoseCLI"]
 
@@ -71,6 +72,9 @@ class PoseCLI(LightningCLI):
         """
         words = sys.argv[1:] if args is None else args
         self._trained: dict[str, Any] | None = None
+        self._precision_is_a_flag = isinstance(words, list) and any(
+            str(word).partition("=")[0] == "--trainer.precision" for word in words
+        )
         if isinstance(words, list):
             path = _checkpoint_of(words)
             self._trained = checkpoint_settings(path) if path else None
@@ -109,11 +113,25 @@ class PoseCLI(LightningCLI):
             plugins = plugins if isinstance(plugins, list) else [plugins]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        if self._falls_back_to_float32(config):
+            kwargs["precision"] = "32-true"
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         if self.subcommand == "predict" and not any(isinstance(one, BasePredictionWriter) for one in given):
             kwargs.setdefault("callbacks", [*given, callbacks.WritePredictions()])
         return super().instantiate_trainer(**kwargs)
+
+    def _falls_back_to_float32(self, config: Any) -> bool:
+        """Tell whether a recipe's bfloat16 would be slower than float32 on this machine; a flag is obeyed."""
+        if str(config["precision"]) not in ("bf16-mixed", "bf16") or self._precision_is_a_flag:
+            return False
+        slow = computes_bfloat16_slowly(config["accelerator"])
+        if slow:
+            rank_zero_info(
+                "The recipe asks for bf16-mixed, which this processor computes in software, many times slower than "
+                "float32: the precision is 32-true. --trainer.precision bf16-mixed insists on it."
+            )
+        return slow
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run a command; one that was told to stop ends with 143, as a shell has it, not with 0 as if it were done.

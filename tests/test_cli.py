@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning_pose_zoo import __version__
 from lightning_pose_zoo.cli import build_cli, main
 from lightning_pose_zoo.methods import SimpleBaseline
+from lightning_pose_zoo.precision import computes_bfloat16_slowly
 
 SMALL = [
     "--model=SimpleBaseline", "--model.backbone=resnet18", "--model.deconv_channels=[16,16,16]",
@@ -111,6 +113,40 @@ def test_a_recipe_gives_its_name_to_the_folder(tmp_path, monkeypatch):
     cli = build_cli(["--config", str(recipe)], run=False)
     assert cli.trainer.default_root_dir.endswith("runs/my_recipe")
     assert cli.model.skeleton.name == "coco17"
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags", "precision"),
+    [
+        ("AVX2", [], "32-true"),
+        ("AVX512", [], "bf16-mixed"),
+        ("AVX2", ["--trainer.precision=bf16-mixed"], "bf16-mixed"),
+        ("AVX2", ["--trainer.precision", "bf16-mixed"], "bf16-mixed"),
+    ],
+)
+def test_bfloat16_of_a_recipe_is_float32_where_it_is_slow(tmp_path, monkeypatch, capability, flags, precision):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    recipe = tmp_path / "half.yaml"
+    model = {"class_path": "HRNet", "init_args": {"variant": "w18_small"}}
+    trainer = {"accelerator": "cpu", "precision": "bf16-mixed"}
+    recipe.write_text(yaml.safe_dump({"model": model, "data": {"class_path": "SyntheticPeople"}, "trainer": trainer}))
+    cli = build_cli(["--config", str(recipe), *flags], run=False)
+    assert cli.trainer.precision == precision
+
+
+def test_only_a_processor_is_slow_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert computes_bfloat16_slowly("cpu")
+    assert not computes_bfloat16_slowly("gpu")
+    assert not computes_bfloat16_slowly("auto")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert computes_bfloat16_slowly("auto")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert not computes_bfloat16_slowly("cpu")
 
 
 def test_transforms_by_class_path(tmp_path):
