@@ -36,8 +36,8 @@ class RegionHeatmapCodec(nn.Module):
 
     Args:
         scores: What a keypoint's score is. ``probability``: by the softmax over all cells, that it lies within two
-            cells of the place that is given, 0 to 1. ``logit``: the height of the enlarged map, as torchvision has it to
-            the last bit; no probability, of any sign, and slower, because all maps are enlarged one by one.
+            cells of the place that is given, 0 to 1. ``logit``: the height of the enlarged map, torchvision's to the
+            last bit; no probability, of any sign, and slower, because all maps are enlarged one by one.
 
     Raises:
         ValueError: Where there are no such scores.
