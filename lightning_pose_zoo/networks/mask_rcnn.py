@@ -90,9 +90,9 @@ class MaskRCNNNetwork(nn.Module):
             sizes: As for ``forward``.
         """
         features, pictures = self._looked_at(images, sizes)
-        proposals, losses = self.rpn(pictures, features, targets)
-        of_regions: dict[str, Tensor] = self.roi_heads.losses(features, proposals, targets, codec)
-        return losses | of_regions
+        proposals, of_proposals = self.rpn(pictures, features, targets)
+        losses: dict[str, Tensor] = dict(of_proposals)
+        return losses | self.roi_heads.losses(features, proposals, targets, codec)
 
     def _looked_at(
         self, images: Tensor, sizes: Sequence[tuple[int, int]] | None

@@ -11,9 +11,7 @@ import re
 import torch
 from torch import Tensor
 
-__all__ = ["PIXELS", "rename", "with_background"]
-
-PIXELS = ((103.53 / 255, 116.28 / 255, 123.675 / 255), (1 / 255,) * 3, "bgr")
+__all__ = ["rename", "with_background"]
 
 _SIMPLE = {
     "proposal_generator.rpn_head.conv": "rpn.head.conv.0.0",

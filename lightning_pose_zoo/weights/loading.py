@@ -205,7 +205,7 @@ def _refuse_misfits(
     if not problems:
         return
     remedy = "Choose the method and variant that the file was made for."
-    described = describe(source.renamed(trained.state), source.arguments | trained.hyper_parameters, source.stem)
+    described = describe(source.renamed(trained.state), {**source.arguments, **trained.hyper_parameters}, source.stem)
     if described is not None:
         meant = trained.skeleton.name if trained.skeleton else source.skeletons.get(described.keypoints, "...")
         remedy = f"The file holds {described.call(meant)}; build that, or take a file of a {type(method).__name__}."

@@ -106,7 +106,8 @@ SOURCES = (
            torchvision_keypointrcnn.rename, Pixels(), skeletons={17: "coco17"},
            arguments={"batch_norm": "frozen_eps0"}),
     Source("detectron2's Keypoint R-CNN", (r"backbone\.bottom_up\.res", r"roi_heads\.keypoint_head\.conv_fcn1\."),
-           detectron2.rename, Pixels(*detectron2.PIXELS), skeletons={17: "coco17"},
+           detectron2.rename, Pixels((103.53 / 255, 116.28 / 255, 123.675 / 255), (1 / 255,) * 3, "bgr"),
+           skeletons={17: "coco17"},
            arguments={"layout": "detectron2"}, value=detectron2.with_background),
 )  # fmt: skip
 """Recognised in this order."""
