@@ -12,6 +12,8 @@ __all__ = ["Candidates", "find_candidates"]
 
 _REACH = 3  # cells around a peak in which it explains the map
 _FLOOR = 1e-4  # values below count as this much, so that they have a logarithm
+# So many deviations of the noise are exceeded by few cells of all, and by fewer where peaks were taken off.
+_ABOVE_NOISE, _HIDDEN_ABOVE_NOISE = 3.0, 4.0
 
 
 class Candidates(NamedTuple):
@@ -38,7 +40,8 @@ def find_candidates(
     A peak is a cell above ``threshold`` that none of its eight neighbours exceeds; its place between the cells is the
     top of the Gaussian through it and its neighbours. Two joints of one kind that fall into neighbouring cells make one
     peak with a shoulder. Therefore what the peaks explain, a Gaussian of ``sigma`` each, is taken off, and what is left
-    is searched a second time.
+    is searched a second time. Where a picture's maps are noisy from cell to cell, a peak must be three times, and a
+    hidden one four times as high as the noise's deviation.
 
     Args:
         heatmaps: (B, J, h, w), without the background.
@@ -51,10 +54,12 @@ def find_candidates(
         The candidates of all pictures.
     """
     maps = heatmaps.float()
-    found = _peaks(maps, maps, threshold, sigma)
+    noise = _cell_noise(maps)
+    lowest = (_ABOVE_NOISE * noise).clamp(min=threshold)
+    found = _peaks(maps, maps, lowest, sigma)
     if hidden <= 1:
         rest = maps - _explained(found, maps, sigma)
-        second = _peaks(rest, maps, max(threshold, hidden), sigma)
+        second = _peaks(rest, maps, (_HIDDEN_ABOVE_NOISE * noise).clamp(min=max(threshold, hidden)), sigma)
         found = Candidates(*(torch.cat(pair) for pair in zip(found, second, strict=True)))
     parts = maps.shape[1]
     order = torch.argsort(found.scores, descending=True, stable=True)
@@ -64,11 +69,25 @@ def find_candidates(
     return Candidates(*(column[order[place < most]] for column in found))
 
 
-def _peaks(maps: Tensor, values: Tensor, threshold: float, sigma: float) -> Candidates:
-    """Return the peaks of maps, with the heights that other maps have there."""
+def _cell_noise(maps: Tensor) -> Tensor:
+    """Estimate the deviation of white noise in each picture's maps, (B,).
+
+    Second differences along a row see what changes from cell to cell, and not what is smooth as the maps of a trained
+    network are; their median does not see the peaks.
+    """
+    some = maps[:, :, ::4]
+    bend = (some[..., :-2] - 2 * some[..., 1:-1] + some[..., 2:]).abs().flatten(1)
+    if not bend.shape[1]:
+        return maps.new_zeros(len(maps))
+    # The median of a Gaussian's size is 0.6745 deviations, and those of the difference have 1 + 4 + 1 variances.
+    return bend.median(dim=1).values / (0.6745 * 6**0.5)
+
+
+def _peaks(maps: Tensor, values: Tensor, lowest: Tensor, sigma: float) -> Candidates:
+    """Return the peaks of maps above the lowest height of each picture (B,), with the heights of other maps there."""
     height, width = maps.shape[-2:]
     # Only cells above the threshold are compared with their neighbours: few are.
-    flat = (maps > threshold).flatten().nonzero()[:, 0]
+    flat = (maps > lowest[:, None, None, None]).flatten().nonzero()[:, 0]
     x, y = flat % width, flat.div(width, rounding_mode="floor") % height
     padded = F.pad(maps, (1, 1, 1, 1), value=-torch.inf).flatten()
     line = width + 2
