@@ -154,8 +154,8 @@ def _top_peaks(maps: Tensor, values: Tensor, lowest: Tensor, sigma: float, most:
     is_peak = (maps > before) & (maps >= after) & (maps > lowest[:, None, None, None])
     top, flat = torch.where(is_peak, maps, -1.0).flatten(2).topk(most, dim=2)
     x, y = flat % width, flat.div(width, rounding_mode="floor")
-    around = _nine(torch.zeros_like(x), x, y, width)  # (9, B, J, M)
-    nine = torch.stack([padded.flatten(2).gather(2, index) for index in around.unbind(0)])
+    around = _nine(torch.zeros_like(x), x, y, width).permute(1, 2, 0, 3).flatten(2)
+    nine = padded.flatten(2).gather(2, around).unflatten(2, (9, most)).permute(2, 0, 1, 3)
     cells, heights = _refined(nine, values.flatten(2).gather(2, flat), x, y, (height, width), sigma)
     found = top > 0
     return torch.where(found[..., None], cells, 0.0), torch.where(found, heights, 0.0)

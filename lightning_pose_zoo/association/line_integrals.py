@@ -102,7 +102,8 @@ def limb_scores(
     maps = torch.arange(fields.shape[0] * len(limbs), device=fields.device).repeat_interleave(most * most)
     lines = _Lines(start, end)
     values = _along(_Vectors.of(fields), maps, lines, range(_SAMPLES))
-    return _pair_scores(values, lines, first, second, round(_SAMPLES * (1 - _AGREEING))).view(shape)
+    found: Tensor = _pair_scores(values, lines, first, second, round(_SAMPLES * (1 - _AGREEING)))
+    return found.view(shape)
 
 
 class _Lines(NamedTuple):
@@ -114,7 +115,8 @@ class _Lines(NamedTuple):
     @property
     def near(self) -> Tensor:
         """Whether the ends lie in one place, (q,)."""
-        return (self.end - self.start).norm(dim=-1) < _NEAR
+        near: Tensor = (self.end - self.start).norm(dim=-1) < _NEAR
+        return near
 
 
 class _Vectors(NamedTuple):
