@@ -29,7 +29,7 @@ from lightning_pose_zoo.data.matlab import read_matlab
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, box_area
-from lightning_pose_zoo.metrics import AUC, GivenPersons, PCKh, PoseMetric
+from lightning_pose_zoo.metrics import AUC, GivenPersons, PCKh, PCKhMeanAveragePrecision, PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["MPII", "read_mpii"]
@@ -52,8 +52,9 @@ class MPII(PoseDataModule):
     ``mpii_gt_val.mat`` are found as well. Without the boxes a head's size is 0.75 of the distance from upper neck to
     head top. The test set's annotations are not public, so ``test`` takes the validation set.
 
-    Not everybody in a picture is annotated. So whole pictures are scored by PCKh too, of the poses that overlap the
-    annotated persons' boxes most (``metrics.GivenPersons``), and not by average precision.
+    Not everybody in a picture is annotated. So whole pictures are scored by the multi-person challenge's average
+    precision inside of what the annotated people span (``metrics.PCKhMeanAveragePrecision``), and by PCKh of the poses
+    that overlap the annotated persons' boxes most (``metrics.GivenPersons``).
 
     Args:
         root: Folder of the data set.
@@ -121,12 +122,14 @@ class MPII(PoseDataModule):
         return self.samples_of(table, split)
 
     def metrics(self) -> Sequence[PoseMetric]:
-        """Return PCKh at 0.5 and 0.1, and the area under its curve up to 0.5."""
+        """Return PCKh at 0.5 and 0.1, and the area under its curve up to 0.5; of whole pictures AP before these."""
         metrics: list[PoseMetric] = [
             PCKh(self.skeleton, thresholds=(0.5, 0.1)),
             AUC(self.skeleton, max_threshold=0.5, num_thresholds=51, normalize_by="head", convention="mpii"),
         ]
-        return metrics if self.samples == "persons" else [GivenPersons(metric) for metric in metrics]
+        if self.samples == "persons":
+            return metrics
+        return [PCKhMeanAveragePrecision(self.skeleton), *(GivenPersons(metric) for metric in metrics)]
 
 
 def read_mpii(annotations: Path, images: Path, head_boxes: Path | None = None) -> AnnotationTable:

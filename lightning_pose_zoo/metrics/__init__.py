@@ -8,6 +8,7 @@ from lightning_pose_zoo.metrics.error_diagnosis import ErrorDiagnosis
 from lightning_pose_zoo.metrics.functional.ground_truth import GroundTruth
 from lightning_pose_zoo.metrics.given_persons import GivenPersons
 from lightning_pose_zoo.metrics.keypoint_error import EPE, NME, RMSE
+from lightning_pose_zoo.metrics.multi_person import PCKhMeanAveragePrecision
 from lightning_pose_zoo.metrics.pck import PCK, PDJ, PCKh
 from lightning_pose_zoo.metrics.pcp import PCP
 from lightning_pose_zoo.metrics.pose_3d import AUC3D, MPJPE, PCK3D
@@ -32,6 +33,7 @@ __all__ = [
     "GroundTruth",
     "OKSMeanAveragePrecision",
     "PCKh",
+    "PCKhMeanAveragePrecision",
     "PoseMetric",
     "PoseTrackAP",
     "RowMetric",
