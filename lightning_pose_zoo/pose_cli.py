@@ -111,8 +111,14 @@ class PoseCLI(LightningCLI):
                 kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
-        if self.subcommand == "predict" and not any(isinstance(one, BasePredictionWriter) for one in given):
-            kwargs.setdefault("callbacks", [*given, callbacks.WritePredictions()])
+        if self.subcommand == "predict":
+            written = any(isinstance(one, BasePredictionWriter) for one in given)
+            timed = any(isinstance(one, callbacks.ReportStageTimes) for one in given)
+            added = [
+                *([] if written else [callbacks.WritePredictions()]),
+                *([] if timed else [callbacks.ReportStageTimes()]),
+            ]
+            kwargs.setdefault("callbacks", [*given, *added])
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
