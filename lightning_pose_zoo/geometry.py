@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
+    "FAR_AWAY",
     "CropConvention",
     "apply_affine",
     "box_area",
@@ -32,6 +33,9 @@ __all__ = [
     "xywh_to_xyxy",
     "xyxy_to_xywh",
 ]
+
+FAR_AWAY = 1e6
+"""No picture is that large: coordinates beyond it, in pixels, are mistakes."""
 
 Array = npt.NDArray[np.floating]
 ArrayOrTensor = TypeVar("ArrayOrTensor", npt.NDArray[np.floating], Tensor)

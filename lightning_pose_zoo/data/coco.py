@@ -18,6 +18,7 @@ from lightning_pose_zoo.data.checks import OnBad
 from lightning_pose_zoo.data.coco_files import choose_category, read_boxes, read_coco, read_content
 from lightning_pose_zoo.data.crops import PoseDataset, TableCrops
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, clip_boxes
 from lightning_pose_zoo.metrics import PCK, GroundTruth, OKSMeanAveragePrecision, PoseMetric
@@ -59,6 +60,8 @@ class COCOKeypoints(PoseDataModule):
             45 degrees, half bodies 0.3, mirrored 0.5), for whole pictures OpenPose's, null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the validation set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
+        predict_detector: Finds the persons in predict_images: a detector of torchvision by its name, or one of your own
+            by its dotted path; see detection.get_detector.
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
@@ -85,6 +88,7 @@ class COCOKeypoints(PoseDataModule):
         predict_boxes: str | None = None,
         seed: int = 0,
         samples: Samples = "persons",
+        predict_detector: DetectorLike | None = None,
     ) -> None:
         if augmentation == "default":
             crops = CropAugmentation(scale=0.35, rotation=45.0, half_body_probability=0.3)
@@ -102,6 +106,7 @@ class COCOKeypoints(PoseDataModule):
             predict_boxes,
             seed,
             samples,
+            predict_detector=predict_detector,
         )
         root_folder = Path(root)
         self.files = {

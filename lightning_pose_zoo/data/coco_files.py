@@ -24,11 +24,12 @@ from lightning_pose_zoo.data.checks import (
 )
 from lightning_pose_zoo.data.regions import Regions, outline_problem
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.boxes import box_problem
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import box_area, xywh_to_xyxy
 from lightning_pose_zoo.skeletons import Skeleton
 
-__all__ = ["AREA_OF_BOX", "choose_category", "read_boxes", "read_coco", "read_content"]
+__all__ = ["AREA_OF_BOX", "choose_category", "read_boxes", "read_coco", "read_content", "read_images"]
 
 AREA_OF_BOX = 0.53
 """Share of its box that a person is taken to fill where no area is annotated, as CrowdPose's evaluation has it."""
@@ -80,7 +81,7 @@ def read_coco(
     chosen = choose_category(annotations, content, category)
     _check_names(annotations, chosen, skeleton)
     findings = Findings(annotations)
-    image_rows, file_names, sizes = _read_images(content["images"], findings)
+    image_rows, file_names, sizes = read_images(content["images"], findings)
     known = {entry["id"] for entry in content["categories"] if isinstance(entry, dict) and type(entry.get("id")) is int}
     rows = _read_annotations(content["annotations"], findings, image_rows, known, chosen["id"], skeleton.num_keypoints)
     if outlines:
@@ -147,8 +148,13 @@ def _check_names(path: Path, category: dict[str, Any], skeleton: Skeleton) -> No
         )
 
 
-def _read_images(entries: list[Any], findings: Findings) -> tuple[dict[int, int], list[str], npt.NDArray[np.int32]]:
-    """Return the row of each picture by its id, their names, and their sizes (I, 2)."""
+def read_images(entries: list[Any], findings: Findings) -> tuple[dict[int, int], list[str], npt.NDArray[np.int32]]:
+    """Return the row of each picture by its id, their names, and their sizes (I, 2).
+
+    Args:
+        entries: The list ``images`` of a COCO file.
+        findings: Where what is wrong with them is noted.
+    """
     rows: dict[int, int] = {}
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
@@ -323,7 +329,8 @@ def read_boxes(
     Args:
         path: JSON list of {image_id, category_id, bbox, score}.
         table: Which pictures there are.
-        category: Detections of other categories are left out.
+        category: Detections of other categories are left out. So are boxes without area and boxes outside of their
+            picture, with a warning that counts them.
 
     Returns:
         A table whose persons are the detections, without keypoints, numbered as in the file; and the scores (n,).
@@ -343,17 +350,19 @@ def read_boxes(
         given = entry if isinstance(entry, dict) else {}
         if given.get("category_id", category) != category:
             continue
-        box = number_list(given.get("bbox"), 4)
+        identity, box = given.get("image_id"), number_list(given.get("bbox"), 4)
         score: Any = given.get("score")
         if box is None or pixel_problem(box) or (box[2:] < 0).any() or not is_number(score) or not abs(score) < np.inf:
             findings.add(f"detection {position}: it has no bbox of 4 numbers or no score: {str(entry)[:100]}")
-        elif type(given.get("image_id")) is not int or given["image_id"] not in row_of:
-            findings.add(f"detection {position}: unknown picture {given.get('image_id')!r}")
-        elif (box[2:] > 0).all():
+        elif type(identity) is not int or identity not in row_of:
+            findings.add(f"detection {position}: unknown picture {identity!r}")
+        elif (problem := box_problem(xywh_to_xyxy(box), *table.image_sizes[row_of[identity]].tolist())) is not None:
+            findings.reject(position, f"detection {position} of picture {identity}", problem)
+        else:
             numbers.append(position)
-            image_rows.append(row_of[given["image_id"]])
+            image_rows.append(row_of[identity])
             values.append([*box.tolist(), float(score)])
-    findings.settle()
+    findings.settle("skip")
     columns = np.array(values, dtype=np.float64).reshape(-1, 5)
     boxes, count, keypoints = xywh_to_xyxy(columns[:, :4]).astype(np.float32), len(values), table.skeleton.num_keypoints
     detected = replace(
