@@ -56,6 +56,12 @@ class PoseBatch(TypedDict, total=False):
     """(N, 4) float32, pixels of the original image; only in evaluation batches."""
     ignore: Tensor
     """(B, H, W) bool, True in regions (crowds) that no loss may count."""
+    content: Tensor
+    """(B, 2) int64, height and width of the upper left part of each ``image`` that holds the picture; the rest was
+    filled up. Absent where all of it is picture."""
+    mask: Tensor
+    """(N, H, W) bool, the pixels of ``image`` that a person covers, as far as it is seen; all False where that is
+    unknown. Absent where nobody asked."""
 
 
 def person_images(batch: PoseBatch) -> Tensor:

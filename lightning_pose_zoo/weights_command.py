@@ -60,7 +60,7 @@ def identify(file: str, skeleton: str | None = None, onto: str | None = None) ->
     trained = read_weights(file)
     who = foreign(trained.state)
     source = recognized(trained.state) or PLAIN
-    described = describe(source.renamed(trained.state), trained.hyper_parameters, source.stem)
+    described = describe(source.renamed(trained.state), source.arguments | trained.hyper_parameters, source.stem)
     if described is not None:
         return "\n".join(_about(trained, source, described, skeleton, onto))
     backbone = describe_backbone(BACKBONE.renamed(trained.state))

@@ -3,6 +3,7 @@
 from lightning_pose_zoo.codecs.heatmap import HeatmapCodec, HeatmapTargets
 from lightning_pose_zoo.codecs.paf import PartAffinityCodec, PartAffinityTargets
 from lightning_pose_zoo.codecs.part_fields import PartCandidates, PartFieldCodec, PartFieldTargets
+from lightning_pose_zoo.codecs.region_heatmap import RegionHeatmapCodec, RegionTargets
 from lightning_pose_zoo.codecs.regression import RegressionCodec, RegressionTargets
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "PartCandidates",
     "PartFieldCodec",
     "PartFieldTargets",
+    "RegionHeatmapCodec",
+    "RegionTargets",
     "RegressionCodec",
     "RegressionTargets",
 ]

@@ -63,6 +63,7 @@ class PoseDataModule(L.LightningDataModule, ABC):
         samples: ``persons``, one crop each, or ``pictures`` with all of their people.
         predict_detector: Finds the persons in ``predict_images``: a ``PersonDetector`` or its name; see
             ``detection.get_detector``.
+        masks: With whole pictures, hand over what each person covers.
 
     Raises:
         DatasetError: Where a size, or what a sample is, makes no sense, or whole pictures are to have boxes.
@@ -84,8 +85,13 @@ class PoseDataModule(L.LightningDataModule, ABC):
         seed: int,
         samples: Samples = "persons",
         predict_detector: DetectorLike | None = None,
+        masks: bool = False,
     ) -> None:
         super().__init__()
+        if masks and samples != "pictures":
+            raise DatasetError(
+                "masks are handed over with whole pictures only; set samples to 'pictures', or leave them."
+            )
         if samples not in get_args(Samples):
             raise DatasetError(f"samples is '{samples}'; there are {' and '.join(get_args(Samples))}.")
         if samples == "pictures" and (predict_boxes is not None or predict_detector is not None):
@@ -105,6 +111,7 @@ class PoseDataModule(L.LightningDataModule, ABC):
         self.predict_detector = predict_detector
         self.seed = seed
         self.samples: Samples = samples
+        self.masks = masks
         self.datasets: dict[str, PoseDataset] = {}
 
     @property
@@ -136,7 +143,8 @@ class PoseDataModule(L.LightningDataModule, ABC):
         """
         augmentation = self.augmentation if split == "train" else None
         if self.samples == "pictures":
-            return TablePictures(table, self.settings, augmentation, self.seed, every_picture=split != "train")
+            everything = split != "train"
+            return TablePictures(table, self.settings, augmentation, self.seed, everything, self.masks)
         return TableCrops(table.select(table.trainable()), self.settings, augmentation, self.seed)
 
     @abstractmethod

@@ -65,6 +65,8 @@ class COCOKeypoints(PoseDataModule):
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
+        masks: With whole pictures, hand over what each person covers, by the ``segmentation`` of the annotations; for
+            methods that learn it.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class COCOKeypoints(PoseDataModule):
         seed: int = 0,
         samples: Samples = "persons",
         predict_detector: DetectorLike | None = None,
+        masks: bool = False,
     ) -> None:
         if augmentation == "default":
             crops = CropAugmentation(scale=0.35, rotation=45.0, half_body_probability=0.3)
@@ -106,7 +109,8 @@ class COCOKeypoints(PoseDataModule):
             predict_boxes,
             seed,
             samples,
-            predict_detector=predict_detector,
+            predict_detector,
+            masks,
         )
         root_folder = Path(root)
         self.files = {
@@ -145,7 +149,7 @@ class COCOKeypoints(PoseDataModule):
                 self.skeleton,
                 self.category,
                 self.on_bad,
-                outlines=whole,
+                outlines=("all" if self.masks else "ignored") if whole else None,
                 every_picture=whole and name == "val",
             )
         return self._tables[name]

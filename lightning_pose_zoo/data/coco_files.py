@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ def read_coco(
     skeleton: Skeleton,
     category: str | None = None,
     on_bad: OnBad = "refuse",
-    outlines: bool = False,
+    outlines: Literal["ignored", "all"] | None = None,
     every_picture: bool = False,
 ) -> AnnotationTable:
     """Read a COCO keypoint file into columns.
@@ -68,7 +68,8 @@ def read_coco(
         skeleton: What the keypoints are.
         category: Name of the category; None takes the only one that has keypoints.
         on_bad: Whether unusable annotations are refused or skipped.
-        outlines: Read the ``segmentation`` of those persons and crowds whose region may have to be ignored.
+        outlines: Whose ``segmentation`` to read: ``ignored``, of those persons and crowds whose region may have to be
+            ignored, ``all`` or None.
         every_picture: Look also for the pictures that nobody is in; those that cannot be used are refused, or left out.
 
     Returns:
@@ -85,7 +86,7 @@ def read_coco(
     known = {entry["id"] for entry in content["categories"] if isinstance(entry, dict) and type(entry.get("id")) is int}
     rows = _read_annotations(content["annotations"], findings, image_rows, known, chosen["id"], skeleton.num_keypoints)
     if outlines:
-        _check_outlines(rows, findings, sizes)
+        _check_outlines(rows, findings, sizes, everybody=outlines == "all")
     unusable: list[int] = []
     if not findings.general:
         unusable = _drop_missing(rows, findings, images, file_names, sizes, every_picture)
@@ -242,12 +243,15 @@ def _read_person(entry: dict[str, Any], rows: _Rows, image_row: int, num_keypoin
     return None
 
 
-def _check_outlines(rows: _Rows, findings: Findings, sizes: npt.NDArray[np.int32]) -> None:
-    """Keep the outlines of crowds, of whoever has no label, and of all who are beside a crowd; drop malformed ones."""
+def _check_outlines(rows: _Rows, findings: Findings, sizes: npt.NDArray[np.int32], everybody: bool) -> None:
+    """Keep the outlines of crowds, of whoever has no label, and of all who are beside a crowd, or everybody's.
+
+    Malformed ones are dropped.
+    """
     crowded = {row for row, crowd in zip(rows.image_rows, rows.crowd, strict=True) if crowd}
     unlabelled = [not (keypoints[2::3] > 0).any() for keypoints in rows.keypoints]
     for position, row in enumerate(rows.image_rows):
-        if row not in crowded and not unlabelled[position]:
+        if not everybody and row not in crowded and not unlabelled[position]:
             rows.outlines[position] = None
     reasons = [
         outline_problem(outline, sizes[row].tolist())

@@ -125,6 +125,7 @@ class SyntheticPictures(PictureDataset):
         settings: How pictures become samples.
         augmentation: How pictures are varied; None for no variation.
         seed: Of the people and of the augmentation.
+        masks: Hand over what of each person is seen.
     """
 
     def __init__(
@@ -136,8 +137,10 @@ class SyntheticPictures(PictureDataset):
         settings: CropSettings,
         augmentation: Augmentation | None,
         seed: int,
+        masks: bool = False,
     ) -> None:
         super().__init__(next(iter(renderers.values())).skeleton, settings, augmentation, seed)
+        self.masks = masks
         self._scenes = _Scenes(renderers, scenes, split, seed)
         self.scene = self._scenes.scene
         self.random_order = self._scenes.training
@@ -164,6 +167,7 @@ class SyntheticPictures(PictureDataset):
             person_ids=index * _MOST_PEOPLE + people,
             image_id=index,
             ignore=np.isin(scene.owners, unlabelled + 1) if len(unlabelled) else None,
+            masks=scene.owners == (people + 1)[:, None, None] if self.masks else None,
         )
 
 
@@ -194,6 +198,7 @@ class SyntheticPeople(PoseDataModule):
         seed: Of the people.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones; these are scored by OKS average precision.
+        masks: With whole pictures, hand over what of each person is seen; for methods that learn it.
     """
 
     def __init__(
@@ -214,6 +219,7 @@ class SyntheticPeople(PoseDataModule):
         samples: Samples = "persons",
         predict_boxes: str | None = None,
         predict_detector: DetectorLike | None = None,
+        masks: bool = False,
     ) -> None:
         super().__init__(
             image_size,
@@ -227,6 +233,7 @@ class SyntheticPeople(PoseDataModule):
             seed,
             samples,
             predict_detector,
+            masks,
         )
         if not 1 <= people[0] <= people[1] < _MOST_PEOPLE:
             raise DatasetError(f"people is {tuple(people)}; give the fewest and the most, as in [1, 4].")
@@ -258,10 +265,10 @@ class SyntheticPeople(PoseDataModule):
             DatasetError: Where the augmentation is one for other samples.
         """
         augmentation = self.augmentation if split == "train" else None
-        kind = SyntheticPictures if self.samples == "pictures" else SyntheticCrops
-        return kind(
+        how = (
             self.renderers, self.scenes[split], self.crops_per_picture, split, self.settings, augmentation, self.seed
-        )
+        )  # fmt: skip
+        return SyntheticPictures(*how, self.masks) if self.samples == "pictures" else SyntheticCrops(*how)
 
     def metrics(self) -> Sequence[PoseMetric]:
         """Return PCK at 0.2 and 0.1 of the torso's diameter, or OKS average precision; hidden keypoints count."""

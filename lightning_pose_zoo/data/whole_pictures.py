@@ -30,7 +30,8 @@ from lightning_pose_zoo.structures import PoseBatch
 
 __all__ = ["PictureDataset", "TablePictures", "WholePicture"]
 
-_TYPES = {"visibility": np.uint8, "image_id": np.int64, "person_id": np.int64}
+_TYPES = {"visibility": np.uint8, "mask": np.bool_, "image_id": np.int64, "person_id": np.int64,
+          "image_index": np.int64, "content": np.int64}  # fmt: skip
 
 
 @dataclass
@@ -48,6 +49,7 @@ class WholePicture:
         person_ids: (n,) int64, the data set's ids.
         image_id: The data set's id of the picture.
         ignore: (H, W) bool, where people may be that nobody labelled; None for nowhere.
+        masks: (n, H, W) bool, what each person covers; all False where unknown. None where nobody asked.
     """
 
     image: npt.NDArray[np.uint8] | Path
@@ -60,6 +62,7 @@ class WholePicture:
     person_ids: npt.NDArray[np.int64]
     image_id: int
     ignore: npt.NDArray[np.bool_] | None = None
+    masks: npt.NDArray[np.bool_] | None = None
 
 
 class PictureDataset(PoseDataset):
@@ -111,8 +114,7 @@ class PictureDataset(PoseDataset):
                 columns.setdefault(name, []).append(value)
         batch = {"image": torch.from_numpy(images).permute(0, 3, 1, 2), "ignore": torch.from_numpy(ignore)}
         for name, values in columns.items():
-            dtype = _TYPES.get(name, np.int64 if name == "image_index" else np.float32)
-            batch[name] = torch.from_numpy(np.concatenate(values).astype(dtype, copy=False))
+            batch[name] = torch.from_numpy(np.concatenate(values).astype(_TYPES.get(name, np.float32), copy=False))
         return cast("PoseBatch", batch)
 
     def _cut(
@@ -126,8 +128,7 @@ class PictureDataset(PoseDataset):
         if self.augmentation and rng is not None:
             slot[:] = self.augmentation.recolor(slot, rng)
         if picture.ignore is not None and picture.ignore.any():
-            mask = picture.ignore.astype(np.uint8)
-            ignore[:] = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST) > 0
+            ignore[:] = _warped_mask(picture.ignore, matrix, (height, width))
         keypoints, visibility = self._cropped_keypoints(picture.keypoints, picture.visibility, matrix, flip)
         boxes = np.array([warped_box(box, matrix) for box in picture.boxes]).reshape(-1, 4)
         if self.augmentation is not None:
@@ -143,13 +144,22 @@ class PictureDataset(PoseDataset):
             "head_size": picture.head_sizes,
             "person_id": picture.person_ids,
         }
+        if picture.masks is not None:
+            masks = [_warped_mask(mask, matrix, (height, width)) for mask in picture.masks]
+            people["mask"] = np.array(masks, dtype=np.bool_).reshape(-1, height, width)
         if self.augmentation is None:
             people |= {"original_keypoints": picture.keypoints, "original_box": picture.boxes}
         else:
             there = (visibility > 0).any(axis=1)
             people = {name: value[there] for name, value in people.items()}
-        of_picture = {"image_id": np.array([picture.image_id]), "to_original": geometry.invert_affine(matrix)[None]}
-        return people | of_picture
+        edges = np.array([0, 0, picture.size[1], picture.size[0]], dtype=np.float32) - 0.5  # by the middles of pixels
+        whole = warped_box(edges, matrix) + 0.5
+        return people | {
+            "image_id": np.array([picture.image_id]),
+            "to_original": geometry.invert_affine(matrix)[None],
+            # What is a rounding error beyond a pixel begins no other.
+            "content": np.ceil(whole[None, [3, 2]] - 1e-3).clip(1, (height, width)),
+        }
 
     def _matrix(self, picture: WholePicture, rng: np.random.Generator | None) -> tuple[npt.NDArray[np.float64], bool]:
         """Return the matrix (2, 3) from the picture to the cut, and whether it mirrors."""
@@ -166,6 +176,14 @@ class PictureDataset(PoseDataset):
         return geometry.crop_affine(center, window, size, angle, flip, self.settings.convention), flip
 
 
+def _warped_mask(
+    mask: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64], size: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Warp a mask of a picture into a cut of some height and width."""
+    warped = cv2.warpAffine(mask.astype(np.uint8), matrix, size[::-1], flags=cv2.INTER_NEAREST)
+    return np.asarray(warped > 0)
+
+
 class TablePictures(PictureDataset):
     """The pictures of an annotation table.
 
@@ -180,6 +198,7 @@ class TablePictures(PictureDataset):
         seed: Of the augmentation.
         every_picture: Take the pictures too in which nobody is labelled. Evaluation does, because whoever is found in
             them is found wrongly.
+        masks: Hand over what each person covers by the outlines; nothing where somebody has none.
     """
 
     def __init__(
@@ -189,9 +208,11 @@ class TablePictures(PictureDataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         every_picture: bool = True,
+        masks: bool = False,
     ) -> None:
         super().__init__(table.skeleton, settings, augmentation, seed)
         self.table = table
+        self.masks = masks
         self.labelled = table.labelled()
         self.pictures = np.arange(len(table.file_names))
         if not every_picture:
@@ -225,7 +246,16 @@ class TablePictures(PictureDataset):
             person_ids=table.person_ids[people],
             image_id=int(table.image_ids[image_row]),
             ignore=self._ignored(persons, (height, width)),
+            masks=self._masks(people, (height, width)) if self.masks else None,
         )
+
+    def _masks(self, rows: npt.NDArray[np.int64], size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """Return what some persons cover, (n, H, W), each for itself."""
+        masks = np.zeros((len(rows), *size), dtype=np.bool_)
+        for row, mask in zip(rows, masks, strict=True):
+            if self.table.regions is not None:
+                self.table.regions.fill(row[None], mask)
+        return masks
 
     def _ignored(self, persons: npt.NDArray[np.int64], size: tuple[int, int]) -> npt.NDArray[np.bool_] | None:
         """Return where the persons (rows) of a picture are that no loss may count, (H, W); None for nowhere."""

@@ -7,6 +7,7 @@ from lightning_pose_zoo.methods.deeppose import DeepPose
 from lightning_pose_zoo.methods.efficient_object_localization import EfficientObjectLocalization
 from lightning_pose_zoo.methods.hrnet import HRNet
 from lightning_pose_zoo.methods.iterative_error_feedback import IterativeErrorFeedback
+from lightning_pose_zoo.methods.mask_rcnn import MaskRCNN
 from lightning_pose_zoo.methods.openpose import OpenPose
 from lightning_pose_zoo.methods.simple_baseline import SimpleBaseline
 from lightning_pose_zoo.methods.stacked_hourglass import StackedHourglass
@@ -18,6 +19,7 @@ __all__ = [
     "EfficientObjectLocalization",
     "HRNet",
     "IterativeErrorFeedback",
+    "MaskRCNN",
     "OpenPose",
     "PoseModule",
     "SimpleBaseline",

@@ -10,7 +10,9 @@ from lightning_pose_zoo.networks.deeppose import DeepPoseHead, DeepPoseNetwork
 from lightning_pose_zoo.networks.efficient_object_localization import EfficientObjectLocalizationNetwork
 from lightning_pose_zoo.networks.hrnet import HRNetNetwork, HRNetVariant
 from lightning_pose_zoo.networks.iterative_error_feedback import CorrectionBound, IterativeErrorFeedbackNetwork
+from lightning_pose_zoo.networks.mask_rcnn import MaskRCNNLayout, MaskRCNNNetwork
 from lightning_pose_zoo.networks.openpose import OpenPoseMaps, OpenPoseNetwork, OpenPoseVariant
+from lightning_pose_zoo.networks.region_heads import HeadSizes, RegionSettings
 from lightning_pose_zoo.networks.simple_baseline import SimpleBaselineNetwork
 from lightning_pose_zoo.networks.stacked_hourglass import HourglassStem, StackedHourglassNetwork
 
@@ -24,12 +26,16 @@ __all__ = [
     "EfficientObjectLocalizationNetwork",
     "HRNetNetwork",
     "HRNetVariant",
+    "HeadSizes",
     "HourglassStem",
     "IterativeErrorFeedbackNetwork",
+    "MaskRCNNLayout",
+    "MaskRCNNNetwork",
     "OpenPoseMaps",
     "OpenPoseNetwork",
     "OpenPoseVariant",
     "PartFields",
+    "RegionSettings",
     "SimpleBaselineNetwork",
     "StackedHourglassNetwork",
     "center_maps",

@@ -75,6 +75,7 @@ def describe(
         or _convolutional_pose_machine(state, hyper_parameters)
         or _stacked_hourglass(state, stem)
         or _deeppose(state, hyper_parameters)
+        or _mask_rcnn(state, hyper_parameters)
     )
 
 
@@ -187,3 +188,19 @@ def _deeppose(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Descript
         arguments["head"] = "per_joint" if several else "shared_2out"
     recipe = "deeppose" if backbone == "alexnet" else f"deeppose_{backbone.replace('resnet', 'r')}"
     return Description("DeepPose", arguments, int(first.shape[0]) // 2, recipe)
+
+
+def _mask_rcnn(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Description | None:
+    head = state.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")
+    if head is None:
+        return None
+    inner = {key.replace("body", "backbone", 1).removeprefix("backbone."): value for key, value in state.items()}
+    backbone = str(given.get("backbone", _resnet(inner)))
+    # A name with a colon would have timm fetch a model from where a stranger's file says.
+    if not re.fullmatch(r"\w[\w.]*", backbone):
+        return None
+    arguments: dict[str, Any] = {"backbone": backbone}
+    if any(key.startswith("roi_heads.mask_head.") for key in state):
+        arguments["masks"] = True
+    arguments |= {name: given[name] for name in ("layout", "batch_norm") if name in given}
+    return Description("MaskRCNN", arguments, int(head.shape[1]), f"mask_rcnn_{backbone.replace('resnet', 'r')}")

@@ -43,6 +43,13 @@ def reading_advice(method: nn.Module, trained: TrainedWeights, source: Source) -
             f"('{source.convention}', ...); "
             "where they are trained on, they learn the method's."
         )
+    given = getattr(method, "hparams", {})
+    for name, value in source.arguments.items():
+        if name in given and given[name] != value:
+            advice.append(
+                f"{name}: these weights were trained with {name}={value!r}, and this method has {given[name]!r}; to "
+                f"score them as they are, build it with {name}={value!r}"
+            )
     for name in ("codec", "loss"):
         there, here = trained.parts.get(name), getattr(method, name, None)
         if there is not None and here is not None and there != repr(here):

@@ -64,10 +64,11 @@ def load_weights(
     """Fill a method's network with weights that another project, or this one, trained.
 
     Known are checkpoints of this package, of the HRNet, Simple Baselines, bearpaw and princeton repositories, of mmpose
-    (HRNet, ResNet, CPM, DeepPose), of OpenPose, and backbones of timm and torchvision alone. They are told by their
-    entries. The method's normalisation is set to what the weights expect. Where they were trained for other keypoints,
-    or in another order, channels are taken over by the keypoints' names, those of limbs by the names of their ends, and
-    new ones keep their first values. The report goes where Lightning's messages go.
+    (HRNet, ResNet, CPM, DeepPose), of OpenPose, of torchvision's and detectron2's Keypoint R-CNN, and backbones of timm
+    and torchvision alone. They are told by their entries. The method's normalisation is set to what the weights expect.
+    Where they were trained for other keypoints, or in another order, channels are taken over by the keypoints' names,
+    those of limbs by the names of their ends, and new ones keep their first values. The report goes where Lightning's
+    messages go.
 
     Args:
         method: A method (its ``network`` is filled) or a network.
@@ -91,7 +92,7 @@ def load_weights(
     own = network.state_dict()
     source = _source_of(trained, own)
     places = _places(trained, source, own)
-    state = {places[key]: value for key, value in trained.state.items() if key in places}
+    state = {places[key]: source.value(places[key], value) for key, value in trained.state.items() if key in places}
     table: KeypointTable | None = None
     advice: list[str] = []
     if source is not BACKBONE and isinstance(getattr(method, "skeleton", None), Skeleton) and network is not method:
@@ -207,7 +208,7 @@ def _refuse_misfits(
     if not problems:
         return
     remedy = "Choose the method and variant that the file was made for."
-    described = describe(source.renamed(trained.state), trained.hyper_parameters, source.stem)
+    described = describe(source.renamed(trained.state), source.arguments | trained.hyper_parameters, source.stem)
     if described is not None:
         meant = trained.skeleton.name if trained.skeleton else source.skeletons.get(described.keypoints, "...")
         remedy = f"The file holds {described.call(meant)}; build that, or take a file of a {type(method).__name__}."

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_pose_zoo.errors import CheckpointError
 from lightning_pose_zoo.skeletons import Skeleton
+from lightning_pose_zoo.weights.plain_pickle import is_plain_pickle, read_plain_pickle
 
 __all__ = ["TrainedWeights", "read_weights"]
 
@@ -64,7 +65,7 @@ def read_weights(weights: str | Path | Mapping[str, Any]) -> TrainedWeights:
     ``_orig_mod.`` taken off, as often as they occur. Where averaged weights stand beside the last ones, they are taken.
 
     Args:
-        weights: A file of torch or safetensors, or what was read from one.
+        weights: A file of torch or safetensors, a plain pickle of arrays, or what was read from one.
 
     Raises:
         UnsafeCheckpointError: Where the file asks for code to be run; names what it asks for.
@@ -77,6 +78,8 @@ def read_weights(weights: str | Path | Mapping[str, Any]) -> TrainedWeights:
         raise CheckpointError(f"{path} does not exist; give the path of a file of weights.")
     if not path.is_file():
         raise CheckpointError(f"{path} is no file; give the path of a file of weights.")
+    if is_plain_pickle(path):
+        return _unwrapped(read_plain_pickle(path), str(path))
     return _unwrapped(_read_safetensors(path) if _is_safetensors(path) else _read_pickle(path), str(path))
 
 

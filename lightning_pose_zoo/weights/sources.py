@@ -7,9 +7,21 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from torch import Tensor
+
 from lightning_pose_zoo.errors import CheckpointError
 from lightning_pose_zoo.skeletons import SKELETON_NAMES, Skeleton, SkeletonLike, get_skeleton
-from lightning_pose_zoo.weights import bearpaw, mmpose, mmpose_cpm, official, openpose, princeton, timm_backbone
+from lightning_pose_zoo.weights import (
+    bearpaw,
+    detectron2,
+    mmpose,
+    mmpose_cpm,
+    official,
+    openpose,
+    princeton,
+    timm_backbone,
+    torchvision_keypointrcnn,
+)
 from lightning_pose_zoo.weights.reading import TrainedWeights
 
 __all__ = ["BACKBONE", "PLAIN", "SOURCES", "Pixels", "Source", "foreign", "recognized", "skeleton_of"]
@@ -36,6 +48,8 @@ class Source:
         skeletons: The skeleton that is meant, by its number of keypoints, where the file does not say.
         stem: The stem of its hourglasses, where that cannot be told by their layers.
         part: What the names begin with of the network's entries that the files fill; empty where they fill all.
+        arguments: What the method must be given for them, where that cannot be told by their layers.
+        value: From our name of an entry and its value in the file to our network's value.
     """
 
     name: str
@@ -46,6 +60,8 @@ class Source:
     skeletons: Mapping[int, str] = field(default_factory=dict)
     stem: str = "newell"
     part: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    value: Callable[[str, Tensor], Tensor] = lambda name, value: value  # noqa: ARG005
 
     def recognizes(self, keys: Iterable[str]) -> bool:
         """Tell by the entries' names whether a file is of this source."""
@@ -54,7 +70,8 @@ class Source:
 
     def renamed(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """Name a file's entries as our networks do, leaving out what no network needs."""
-        return {name: value for key, value in state.items() if (name := self.rename(key)) is not None}
+        named = ((self.rename(key), value) for key, value in state.items())
+        return {name: self.value(name, value) for name, value in named if name is not None}
 
 
 _TWO_COMMON = {17: "coco17", 16: "mpii16"}
@@ -85,6 +102,12 @@ SOURCES = (
     Source("OpenPose, second version", (_OPENPOSE + r"Mconv1_stage0_L2_0\.", _OPENPOSE + r"Mconv7_stage1_L1\."),
            openpose.rename_v2, Pixels((128 / 255,) * 3, (256 / 255,) * 3, "bgr"), "openpose",
            {17: "coco17", 25: "body25"}),
+    Source("torchvision's Keypoint R-CNN", (r"backbone\.body\.", r"rpn\.head\.", r"roi_heads\.keypoint_head\.0\."),
+           torchvision_keypointrcnn.rename, Pixels(), skeletons={17: "coco17"},
+           arguments={"batch_norm": "frozen_eps0"}),
+    Source("detectron2's Keypoint R-CNN", (r"backbone\.bottom_up\.res", r"roi_heads\.keypoint_head\.conv_fcn1\."),
+           detectron2.rename, Pixels(*detectron2.PIXELS), skeletons={17: "coco17"},
+           arguments={"layout": "detectron2"}, value=detectron2.with_background),
 )  # fmt: skip
 """Recognised in this order."""
 
@@ -100,7 +123,7 @@ _FOREIGN = {
     "mmpose's regression head": r"(keypoint_)?head\.fc\.",
     "mmpose's SimCC head": r"(keypoint_)?head\.(mlp_head_x|cls_x)\.",
     "AlphaPose's FastPose": r"preact\.conv1\.",
-    "torchvision's Keypoint R-CNN": r"roi_heads\.keypoint_",
+    "torchvision's or detectron2's detector of boxes": r"roi_heads\.box_predictor\.",
 }
 
 

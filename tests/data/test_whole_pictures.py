@@ -32,7 +32,7 @@ from lightning_pose_zoo.skeletons import Skeleton
 FIVE = Skeleton.from_names("five", ["nose", "left_hand", "right_hand", "left_foot", "right_foot"])
 KEYS = {
     "image", "ignore", "keypoints", "visibility", "box", "area", "head_size", "person_id", "image_index", "image_id",
-    "to_original",
+    "to_original", "content",
 }  # fmt: skip
 
 
