@@ -51,6 +51,7 @@ class CrowdPose(COCOKeypoints):
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
+        pose_nms: What makes one of several detections of a person, with val_boxes; see ``COCOKeypoints``.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class CrowdPose(COCOKeypoints):
         predict_boxes: str | None = None,
         seed: int = 0,
         samples: Samples = "persons",
+        pose_nms: str = "oks",
     ) -> None:
         super().__init__(
             root,
@@ -91,6 +93,7 @@ class CrowdPose(COCOKeypoints):
             predict_boxes=predict_boxes,
             seed=seed,
             samples=samples,
+            pose_nms=pose_nms,
         )
 
     def ground_truth(self) -> GroundTruth:

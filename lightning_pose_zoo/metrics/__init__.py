@@ -11,6 +11,7 @@ from lightning_pose_zoo.metrics.keypoint_error import EPE, NME, RMSE
 from lightning_pose_zoo.metrics.pck import PCK, PDJ, PCKh
 from lightning_pose_zoo.metrics.pcp import PCP
 from lightning_pose_zoo.metrics.pose_3d import AUC3D, MPJPE, PCK3D
+from lightning_pose_zoo.metrics.pose_nms import ParametricNMSAveragePrecision, fit_parametric_nms
 from lightning_pose_zoo.metrics.pose_track import MOTA, PoseTrackAP
 from lightning_pose_zoo.metrics.pose_track_files import evaluate_posetrack
 from lightning_pose_zoo.metrics.rows import PoseMetric, RowMetric
@@ -32,10 +33,12 @@ __all__ = [
     "GroundTruth",
     "OKSMeanAveragePrecision",
     "PCKh",
+    "ParametricNMSAveragePrecision",
     "PoseMetric",
     "PoseTrackAP",
     "RowMetric",
     "evaluate_coco",
     "evaluate_coco_boxes",
     "evaluate_posetrack",
+    "fit_parametric_nms",
 ]
