@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from lightning_pose_zoo.errors import CheckpointError
 from lightning_pose_zoo.skeletons import SKELETON_NAMES, Skeleton, SkeletonLike, get_skeleton
-from lightning_pose_zoo.weights import bearpaw, mmpose, mmpose_cpm, official, openpose, princeton, timm_backbone
+from lightning_pose_zoo.weights import alphapose, bearpaw, mmpose, mmpose_cpm, official, openpose, princeton, timm_backbone
 from lightning_pose_zoo.weights.reading import TrainedWeights
 
 __all__ = ["BACKBONE", "PLAIN", "SOURCES", "Pixels", "Source", "foreign", "recognized", "skeleton_of"]
@@ -85,6 +85,8 @@ SOURCES = (
     Source("OpenPose, second version", (_OPENPOSE + r"Mconv1_stage0_L2_0\.", _OPENPOSE + r"Mconv7_stage1_L1\."),
            openpose.rename_v2, Pixels((128 / 255,) * 3, (256 / 255,) * 3, "bgr"), "openpose",
            {17: "coco17", 25: "body25"}),
+    Source("AlphaPose repository, FastPose", (r"preact\.conv1\.", r"duc1\.conv\.weight", r"conv_out\."),
+           alphapose.rename, Pixels((0.406, 0.457, 0.480), (1.0, 1.0, 1.0)), "msra", {17: "coco17"}, part="estimator."),
 )  # fmt: skip
 """Recognised in this order."""
 
@@ -99,7 +101,7 @@ _FOREIGN = {
     "ViTPose": r"backbone\.patch_embed\.",
     "mmpose's regression head": r"(keypoint_)?head\.fc\.",
     "mmpose's SimCC head": r"(keypoint_)?head\.(mlp_head_x|cls_x)\.",
-    "AlphaPose's FastPose": r"preact\.conv1\.",
+    "AlphaPose's other networks": r"preact\.conv1\.",
     "torchvision's Keypoint R-CNN": r"roi_heads\.keypoint_",
 }
 
