@@ -179,7 +179,8 @@ def invert_affine(matrix: ArrayOrTensor) -> ArrayOrTensor:
         # No matrix product, as above; and written out, so that it is exported as a few multiplications.
         (a, b, x), (c, d, y) = (row.unbind(dim=-1) for row in matrix.unbind(dim=-2))
         rows = [d, -b, b * y - d * x, -c, a, c * x - a * y]
-        return (torch.stack(rows, dim=-1) / (a * d - b * c)[..., None]).unflatten(-1, (2, 3))
+        inverse: Tensor = (torch.stack(rows, dim=-1) / (a * d - b * c)[..., None]).unflatten(-1, (2, 3))
+        return inverse
     turned = np.linalg.inv(matrix[..., :2])
     return np.concatenate([turned, -turned @ matrix[..., 2:]], axis=-1)
 

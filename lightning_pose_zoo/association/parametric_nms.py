@@ -3,9 +3,11 @@
 Paper: H. Fang, S. Xie, Y. Tai, C. Lu, "RMPE: Regional Multi-person Pose Estimation", ICCV 2017, arXiv 1612.00137.
 
 Two poses are the more similar, the more of their keypoints lie near each other and are certain, and the less the
-keypoints are apart at all. With distances d of the keypoints and their scores c and c', in both sums over the keypoints,
+keypoints are apart at all. With distances d of the keypoints and their scores c and c', in both sums over the
+keypoints,
 
-    sum of tanh(c / score_scale) tanh(c' / score_scale) where d <= 1  +  distance_weight * sum of exp(-d / distance_scale)
+    sum of tanh(c / score_scale) tanh(c' / score_scale) where d <= 1
+    + distance_weight * sum of exp(-d / distance_scale)
 
 is compared with a threshold. The paper squares d in the second sum and eliminates below the threshold; its program does
 neither, and so does this. The numbers can be fitted to one's own predictions: ``metrics.fit_parametric_nms``.
@@ -151,9 +153,7 @@ class PoseDistances:
         PoseZooError: Where shapes do not fit together, or something is NaN or infinite.
     """
 
-    def __init__(
-        self, keypoints: Array, keypoint_scores: Array, scores: Array, boxes: Array, image_ids: Array
-    ) -> None:
+    def __init__(self, keypoints: Array, keypoint_scores: Array, scores: Array, boxes: Array, image_ids: Array) -> None:
         self.keypoints, self.keypoint_scores, self.scores, self.boxes = (
             np.asarray(value, dtype=np.float64) for value in (keypoints, keypoint_scores, scores, boxes)
         )
@@ -292,8 +292,8 @@ def parametric_suppressed(poses: Poses, settings: ParametricNMS | None = None) -
         PoseZooError: As ``parametric_nms``.
     """
     columns = (poses.keypoints, poses.keypoint_scores, poses.scores, poses.boxes)
-    arrays = [value.detach().to("cpu", torch.float64).numpy() for value in columns]
-    distances = PoseDistances(*arrays, poses.image_ids.cpu().numpy())
+    keypoints, keypoint_scores, scores, boxes = (value.detach().to("cpu", torch.float64).numpy() for value in columns)
+    distances = PoseDistances(keypoints, keypoint_scores, scores, boxes, poses.image_ids.cpu().numpy())
     rows, keypoints, keypoint_scores = distances.merged(settings or ParametricNMS())
     return replace(
         poses[torch.from_numpy(rows).to(poses.keypoints.device)],

@@ -16,9 +16,8 @@ __all__ = ["FitPoseNMS"]
 class FitPoseNMS(L.Callback):
     """After ``validate`` writes the numbers of parametric pose-NMS that score these predictions highest.
 
-    The data must be evaluated with it, as in ``--data.pose_nms rmpe``; the search begins at these numbers. Give the file
-    to ``--data.pose_nms`` from then on, on other pictures than these. Where the searched pictures are scored with it,
-    the score is too good.
+    The data must be evaluated with it, as in ``--data.pose_nms rmpe``; the search begins at these numbers. Give the
+    file to ``--data.pose_nms`` from then on, on other pictures than these: on the searched ones the score is too good.
 
     Args:
         file: Where the numbers are written, as YAML.

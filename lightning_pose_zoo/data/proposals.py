@@ -114,8 +114,8 @@ class PoseGuidedProposals:
     """Draws boxes around annotated persons as a detector would, for the training of crops.
 
     Args:
-        file: Offsets that were learned from the detector in use (``pose-zoo proposals``); null takes AlphaPose's numbers
-            for COCO, which do not depend on the pose.
+        file: Offsets that were learned from the detector in use (``pose-zoo proposals``); null takes AlphaPose's
+            numbers for COCO, which do not depend on the pose.
         probability: How often a box is drawn so; else it is a part of the true box (0.85 in AlphaPose, 0.7 in RMPE).
         part: Smallest and largest side of such a part, as a fraction of the true box's ([0.85, 1] in AlphaPose, [0.7,
             1] in RMPE).

@@ -207,4 +207,5 @@ def centered_keypoints(keypoints: Tensor, boxes: Tensor, size: tuple[int, int]) 
     extent = ((corners[:, 1] - corners[:, 0]) / sides).amax(dim=-1)  # of the side that fills the window
     zoom = 1 / (extent * _ENLARGED).clamp(_CLOSEST, 1.0)
     middle = corners.mean(dim=1)
-    return (keypoints + 0.5 - middle[:, None]) * zoom[:, None, None] + sides / 2 - 0.5
+    centered: Tensor = (keypoints + 0.5 - middle[:, None]) * zoom[:, None, None] + sides / 2 - 0.5
+    return centered

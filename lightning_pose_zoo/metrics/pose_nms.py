@@ -80,9 +80,9 @@ class ParametricNMSAveragePrecision(OKSMeanAveragePrecision):
         image_ids, ids = (self.rows(f"pose_{name}").numpy() for name in ("image_ids", "ids"))
         keep = first_rows(image_ids, ids)
         names = ("keypoints", "keypoint_scores", "scores", "boxes")
-        columns = [self.rows(f"pose_{name}").numpy()[keep] for name in names]
+        keypoints, keypoint_scores, scores, boxes = (self.rows(f"pose_{name}").numpy()[keep] for name in names)
         truth = self._truth(np.unique(self.rows("visited_image_ids").numpy()))
-        return truth, PoseDistances(*columns, image_ids[keep])
+        return truth, PoseDistances(keypoints, keypoint_scores, scores, boxes, image_ids[keep])
 
     def gathered(self) -> tuple[GroundTruth, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
         """Return what is scored: the truth, and image ids (P,), keypoints (P, K, 2) and scores (P,) of who is kept."""

@@ -9,6 +9,7 @@ Semantic Segmentation", WACV 2018 (dense upsampling convolution).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ class FastPoseNetwork(nn.Module):
         self.backbone, channels = timm_stage(backbone, pretrained, 32)
         for stage in _STAGES:
             first = next(iter(getattr(self.backbone, stage, [None])))
-            norm = getattr(first, "bn3", getattr(first, "bn2", None))
+            norm: Any = getattr(first, "bn3", getattr(first, "bn2", None))
             if not hasattr(first, "se") or first.se is not None or not hasattr(norm, "num_features"):
                 raise ValueError(f"the backbone '{backbone}' is no plain ResNet of timm's; take one, such as resnet50.")
             first.se = _Gate(norm.num_features)

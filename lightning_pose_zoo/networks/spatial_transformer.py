@@ -70,7 +70,8 @@ class SpatialTransformer(nn.Module):
         wide, high = (limit * torch.tanh(extent / limit) for extent in (wide, high))
         wide, high, cos, sin = wide.exp(), high.exp(), angle.cos(), angle.sin()
         rows = [cos * wide, cos * shear - sin * high, x, sin * wide, sin * shear + cos * high, y]
-        return torch.stack(rows, dim=-1).unflatten(-1, (2, 3))
+        windows: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (2, 3))
+        return windows
 
 
 def warp(pictures: Tensor, windows: Tensor) -> Tensor:

@@ -9,7 +9,16 @@ from typing import Any, Literal, NamedTuple
 
 from lightning_pose_zoo.errors import CheckpointError
 from lightning_pose_zoo.skeletons import SKELETON_NAMES, Skeleton, SkeletonLike, get_skeleton
-from lightning_pose_zoo.weights import alphapose, bearpaw, mmpose, mmpose_cpm, official, openpose, princeton, timm_backbone
+from lightning_pose_zoo.weights import (
+    alphapose,
+    bearpaw,
+    mmpose,
+    mmpose_cpm,
+    official,
+    openpose,
+    princeton,
+    timm_backbone,
+)
 from lightning_pose_zoo.weights.reading import TrainedWeights
 
 __all__ = ["BACKBONE", "PLAIN", "SOURCES", "Pixels", "Source", "foreign", "recognized", "skeleton_of"]

@@ -1,6 +1,6 @@
 """AlphaPose in miniature, on boxes of a detector that misses by a lot.
 
-    python tests/benchmarks/claim_alphapose.py --seed S [--minutes M]
+python tests/benchmarks/claim_alphapose.py --seed S [--minutes M]
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ import torch
 from claims import prepare, print_table
 
 from lightning_pose_zoo.codecs import HeatmapCodec
-from lightning_pose_zoo.data import BoxOffsets, CropAugmentation, CropDataset, CropSettings, Person, PoseGuidedProposals, SyntheticPeople
+from lightning_pose_zoo.data import (
+    BoxOffsets,
+    CropAugmentation,
+    CropDataset,
+    CropSettings,
+    Person,
+    PoseGuidedProposals,
+    SyntheticPeople,
+)
 from lightning_pose_zoo.data.proposals import matched_boxes
 from lightning_pose_zoo.data.sampling import SampleKey
 from lightning_pose_zoo.losses import HeatmapCrossEntropy
@@ -75,19 +83,41 @@ class Crops(CropDataset):
     def load(self, key: SampleKey):
         index, person, box, score = self.rows[key.index]
         scene = self.scenes[index]
-        return Person(scene.image, scene.keypoints[person], scene.visibility[person], np.asarray(box, np.float32),
-                      float(scene.areas[person]), float(scene.head_sizes[person]), index, key.index, score)
+        return Person(
+            scene.image,
+            scene.keypoints[person],
+            scene.visibility[person],
+            np.asarray(box, np.float32),
+            float(scene.areas[person]),
+            float(scene.head_sizes[person]),
+            index,
+            key.index,
+            score,
+        )
 
 
 def truth_of(scenes):
     image = np.concatenate([np.full(len(s.boxes), i) for i, s in enumerate(scenes)])
     cat = lambda name: np.concatenate([getattr(s, name) for s in scenes])
-    return GroundTruth(np.arange(len(scenes)), image, np.arange(len(image)), cat("keypoints"), cat("visibility"), cat("boxes"), cat("areas"),
-                       np.zeros(len(image), bool))
+    return GroundTruth(
+        np.arange(len(scenes)),
+        image,
+        np.arange(len(image)),
+        cat("keypoints"),
+        cat("visibility"),
+        cat("boxes"),
+        cat("areas"),
+        np.zeros(len(image), bool),
+    )
 
 
 def exact_rows(scenes):
-    return [(i, p, s.boxes[p], float("nan")) for i, s in enumerate(scenes) for p in range(len(s.boxes)) if (s.visibility[p] > 0).sum() > 3]
+    return [
+        (i, p, s.boxes[p], float("nan"))
+        for i, s in enumerate(scenes)
+        for p in range(len(s.boxes))
+        if (s.visibility[p] > 0).sum() > 3
+    ]
 
 
 def detected_rows(scenes, detector):
@@ -103,25 +133,37 @@ def train(method, crops, steps, split_at, lr, batch=32, seed=0):
     t = time.process_time()
     phases = len(method.phases)
     method.phase = 0
+
     def rate(step):
         if phases > 1:
-            if step < split_at: u, n = step, split_at
-            else: u, n = step - split_at, steps - split_at
-        else: u, n = step, steps
+            if step < split_at:
+                u, n = step, split_at
+            else:
+                u, n = step - split_at, steps - split_at
+        else:
+            u, n = step, steps
         return lr * min(1, (u + 1) / (0.15 * n)) * (0.5 + 0.5 * np.cos(np.pi * max(0, (u / n - 0.15) / 0.85)))
+
     losses = {}
     for step in range(steps):
         if phases > 1 and step == split_at:
-            method.phase = 1; method.fit_statistics([])
+            method.phase = 1
+            method.fit_statistics([])
             opt = torch.optim.AdamW(params, lr=lr, weight_decay=0.05)
-        for g in opt.param_groups: g["lr"] = rate(step) * g.get("factor", 1)
+        for g in opt.param_groups:
+            g["lr"] = rate(step) * g.get("factor", 1)
         keys = [SampleKey(step, int(r)) for r in rng.integers(0, len(crops), batch)]
         parts = method.losses(crops.__getitems__(keys))
         loss = sum(parts.values())
-        opt.zero_grad(); loss.backward(); opt.step()
-        for k, v in parts.items(): losses[k] = 0.98 * losses.get(k, v.item()) + 0.02 * v.item()
-        if step % 200 == 199: print(step + 1, {k: round(v, 3) for k, v in losses.items()}, f"{time.process_time()-t:.0f}s", flush=True)
-    method.eval(); method.phase = -1
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        for k, v in parts.items():
+            losses[k] = 0.98 * losses.get(k, v.item()) + 0.02 * v.item()
+        if step % 200 == 199:
+            print(step + 1, {k: round(v, 3) for k, v in losses.items()}, f"{time.process_time() - t:.0f}s", flush=True)
+    method.eval()
+    method.phase = -1
     return time.process_time() - t
 
 
