@@ -1,4 +1,4 @@
-"""The command line: ``pose-zoo fit|validate|test|predict|detect|export|evaluate|weights``.
+"""The command line: ``pose-zoo fit|validate|test|predict|detect|export|evaluate|weights|proposals``.
 
 But for the last four it is LightningCLI with all methods and data modules imported, so that they go by their bare
 names.
@@ -31,6 +31,7 @@ commands
   export     write a checkpoint as ONNX or as a program of torch.export
   evaluate   score a file of COCO results, from any tool, and say what is wrong with it
   weights    say what a file of weights is, what it fits, and with which recipe
+  proposals  learn how a detector's boxes lie beside the true ones, for training
 
 examples
   pose-zoo fit --config recipes/quickstart.yaml
@@ -98,6 +99,10 @@ def main(args: list[str] | None = None) -> None:
             from lightning_pose_zoo.weights_command import main as weights
 
             weights(words[1:])
+        elif words[0] == "proposals":
+            from lightning_pose_zoo.proposals_command import main as proposals
+
+            proposals(words[1:])
         else:
             build_cli(args)
     except Exception as error:

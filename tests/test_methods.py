@@ -14,6 +14,7 @@ from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.data import SyntheticPeople
 from lightning_pose_zoo.losses import HeatmapCrossEntropy
 from lightning_pose_zoo.methods import (
+    AlphaPose,
     ConvolutionalPoseMachine,
     DeepPose,
     EfficientObjectLocalization,
@@ -64,6 +65,9 @@ METHODS = {
         EfficientObjectLocalization,
         {"backbone": "tompson7_bn", "channels": 24, "window": 3},
         {"codec": HeatmapCodec("center", stride=8, sigma=0.5), "loss": HeatmapCrossEntropy(0.5)},
+    ),
+    "alphapose": Row(
+        AlphaPose, {"backbone": "test_resnet", "channels": (32, 16), "transformer": "test_resnet"}, LEARNING
     ),
 }
 HEATMAP_METHODS = {name: row for name, row in METHODS.items() if issubclass(row.method, HeatmapMethod)}

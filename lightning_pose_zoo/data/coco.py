@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_pose_zoo.association import ParametricNMS
 from lightning_pose_zoo.data.augmentation import Augmentation, CropAugmentation, PictureAugmentation
 from lightning_pose_zoo.data.base import PoseDataModule, Samples, Split
 from lightning_pose_zoo.data.checks import OnBad
@@ -21,7 +22,13 @@ from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, clip_boxes
-from lightning_pose_zoo.metrics import PCK, GroundTruth, OKSMeanAveragePrecision, PoseMetric
+from lightning_pose_zoo.metrics import (
+    PCK,
+    GroundTruth,
+    OKSMeanAveragePrecision,
+    ParametricNMSAveragePrecision,
+    PoseMetric,
+)
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["COCOKeypoints"]
@@ -67,6 +74,8 @@ class COCOKeypoints(PoseDataModule):
             for bottom-up ones.
         masks: With whole pictures, hand over what each person covers, by the ``segmentation`` of the annotations; for
             methods that learn it.
+        pose_nms: What makes one of several detections of a person, with val_boxes: "oks", as above; parametric
+            pose-NMS with the published numbers of "rmpe" or "alphapose", or with those in a YAML file (FitPoseNMS).
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class COCOKeypoints(PoseDataModule):
         samples: Samples = "persons",
         predict_detector: DetectorLike | None = None,
         masks: bool = False,
+        pose_nms: str = "oks",
     ) -> None:
         if augmentation == "default":
             crops = CropAugmentation(scale=0.35, rotation=45.0, half_body_probability=0.3)
@@ -120,6 +130,7 @@ class COCOKeypoints(PoseDataModule):
         self.val_boxes = None if val_boxes is None else root_folder / val_boxes
         self.category = category
         self.on_bad = on_bad
+        self.pose_nms = None if pose_nms == "oks" else ParametricNMS.named(pose_nms)
         self._skeleton = None if skeleton is None else get_skeleton(skeleton)
         self._tables: dict[str, AnnotationTable] = {}
 
@@ -194,6 +205,8 @@ class COCOKeypoints(PoseDataModule):
     def metrics(self) -> Sequence[PoseMetric]:
         """Return average precision over the validation set and, for annotated boxes, PCK relative to the box."""
         truth = self.ground_truth()
+        if self.val_boxes is not None and self.pose_nms is not None:
+            return [ParametricNMSAveragePrecision(self.skeleton, annotations=truth, settings=self.pose_nms)]
         if self.val_boxes is not None:
             return [OKSMeanAveragePrecision(self.skeleton, annotations=truth, oks_nms=_OKS_NMS)]
         if self.samples == "pictures":

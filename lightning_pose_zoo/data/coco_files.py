@@ -50,7 +50,7 @@ class _Rows:
 
 def read_coco(
     annotations: Path,
-    images: Path,
+    images: Path | None,
     skeleton: Skeleton,
     category: str | None = None,
     on_bad: OnBad = "refuse",
@@ -64,7 +64,7 @@ def read_coco(
 
     Args:
         annotations: The JSON file.
-        images: Folder of the pictures.
+        images: Folder of the pictures; None where annotations are read alone, and no picture is looked for.
         skeleton: What the keypoints are.
         category: Name of the category; None takes the only one that has keypoints.
         on_bad: Whether unusable annotations are refused or skipped.
@@ -88,13 +88,13 @@ def read_coco(
     if outlines:
         _check_outlines(rows, findings, sizes, everybody=outlines == "all")
     unusable: list[int] = []
-    if not findings.general:
+    if not findings.general and images is not None:
         unusable = _drop_missing(rows, findings, images, file_names, sizes, every_picture)
     findings.settle(on_bad)
     if not rows.ids:
         raise DatasetError(f"'{annotations}' has no usable annotation of the category '{chosen['name']}'.")
     ids = np.array(list(image_rows), dtype=np.int64)
-    table = _table(rows, annotations, images, skeleton, file_names, ids, sizes)
+    table = _table(rows, annotations, images or Path(), skeleton, file_names, ids, sizes)
     if outlines:
         table = replace(table, regions=Regions.encode(rows.outlines, sizes[table.image_rows]))
     return table.without_pictures(unusable) if every_picture else table

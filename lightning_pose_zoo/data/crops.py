@@ -231,10 +231,14 @@ class CropDataset(PoseDataset):
     def _cut(self, person: Person, key: SampleKey) -> _Cut:
         """Decide where one person is cut out, before any pixel is looked at."""
         height, width = self.settings.size
-        center, size = geometry.box_center_size(person.box.astype(np.float64))
+        rng = sample_rng(self.seed, key) if self.augmentation else None
+        box = person.box.astype(np.float64)
+        if self.augmentation and rng is not None and self.augmentation.proposals is not None:
+            of_person = person.keypoints, person.visibility, self.skeleton
+            box = self.augmentation.proposals.propose(box, *of_person, key.epoch, rng)
+        center, size = geometry.box_center_size(box)
         size = geometry.fit_aspect(size, width / height, self.settings.padding)
         angle, flip = 0.0, False
-        rng = sample_rng(self.seed, key) if self.augmentation else None
         if self.augmentation and rng is not None:
             center, size, angle, flip = self.augmentation.vary(
                 center, size, person.keypoints, person.visibility, self.skeleton, rng

@@ -54,6 +54,7 @@ class CrowdPose(COCOKeypoints):
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
+        pose_nms: What makes one of several detections of a person, with val_boxes; see ``COCOKeypoints``.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class CrowdPose(COCOKeypoints):
         seed: int = 0,
         samples: Samples = "persons",
         predict_detector: DetectorLike | None = None,
+        pose_nms: str = "oks",
     ) -> None:
         super().__init__(
             root,
@@ -96,6 +98,7 @@ class CrowdPose(COCOKeypoints):
             seed=seed,
             samples=samples,
             predict_detector=predict_detector,
+            pose_nms=pose_nms,
         )
 
     def ground_truth(self) -> GroundTruth:

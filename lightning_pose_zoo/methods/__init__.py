@@ -1,5 +1,6 @@
 """The methods of the zoo, each a LightningModule."""
 
+from lightning_pose_zoo.methods.alphapose import AlphaPose
 from lightning_pose_zoo.methods.base import PoseModule
 from lightning_pose_zoo.methods.convolutional_pose_machine import ConvolutionalPoseMachine
 from lightning_pose_zoo.methods.deepcut import DeepCut
@@ -13,6 +14,7 @@ from lightning_pose_zoo.methods.simple_baseline import SimpleBaseline
 from lightning_pose_zoo.methods.stacked_hourglass import StackedHourglass
 
 __all__ = [
+    "AlphaPose",
     "ConvolutionalPoseMachine",
     "DeepCut",
     "DeepPose",

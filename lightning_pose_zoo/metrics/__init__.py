@@ -12,6 +12,7 @@ from lightning_pose_zoo.metrics.multi_person import PCKhMeanAveragePrecision
 from lightning_pose_zoo.metrics.pck import PCK, PDJ, PCKh
 from lightning_pose_zoo.metrics.pcp import PCP
 from lightning_pose_zoo.metrics.pose_3d import AUC3D, MPJPE, PCK3D
+from lightning_pose_zoo.metrics.pose_nms import ParametricNMSAveragePrecision, fit_parametric_nms
 from lightning_pose_zoo.metrics.pose_track import MOTA, PoseTrackAP
 from lightning_pose_zoo.metrics.pose_track_files import evaluate_posetrack
 from lightning_pose_zoo.metrics.rows import PoseMetric, RowMetric
@@ -34,10 +35,12 @@ __all__ = [
     "OKSMeanAveragePrecision",
     "PCKh",
     "PCKhMeanAveragePrecision",
+    "ParametricNMSAveragePrecision",
     "PoseMetric",
     "PoseTrackAP",
     "RowMetric",
     "evaluate_coco",
     "evaluate_coco_boxes",
     "evaluate_posetrack",
+    "fit_parametric_nms",
 ]
