@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -21,7 +22,13 @@ from lightning_pose_zoo.errors import DatasetError, SettingsError
 from lightning_pose_zoo.stage_times import STAGES
 
 KNOWN: dict[str, list] = {}
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+QUIET = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+    "devices": 1,
+}
 
 
 class Known(PersonDetector):
@@ -194,8 +201,7 @@ def test_a_detector_of_torchvision_by_the_command_line(test_data, tmp_path, capl
      (["--data.predict_detector=detectors.Thresholded", "--data.predict_detector.least=0.5"], 4)],
 )  # fmt: skip
 def test_detectors_of_your_own_by_the_command_line(test_data, tmp_path, monkeypatch, given, persons):
-    monkeypatch.syspath_prepend(str(test_data.parent))
-    monkeypatch.syspath_prepend(str(__import__("pathlib").Path(__file__).parent / "detection"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "detection"))
     no_nms = "--trainer.callbacks=[{class_path: WritePredictions, init_args: {oks_nms: null, draw: false}}]"
     main(words(test_data, tmp_path, no_nms, *given))
     assert len(json.loads((tmp_path / "predictions" / "keypoints.json").read_text())) == persons
@@ -227,7 +233,7 @@ def test_bad_boxes_on_the_way(case, tmp_path):
     def rows(**options):
         data = COCOKeypoints(predict_images=str(photo), image_size=(32, 24), num_workers=0, batch_size=600, **options)
         data.setup("predict")
-        return [batch for batch in data.predict_dataloader()]
+        return list(data.predict_dataloader())
 
     with pytest.warns(UserWarning, match=r"^Poor: 4 boxes are left out: 2 x a box outside.*802\.jpg"):
         found = rows(predict_detector=Poor())
@@ -243,5 +249,11 @@ def test_bad_boxes_on_the_way(case, tmp_path):
     path.write_text(json.dumps([{"image_id": 802, "bbox": [0, 0, float("nan"), 5], "score": 0.5}]))
     with pytest.raises(DatasetError, match=r"boxes\.json: 1 problem\n.*entry 0: it has no usable bbox"):
         rows(predict_boxes=str(path))
-    with pytest.raises(DatasetError, match="nobody was detected in the 1 pictures"), pytest.warns(UserWarning):
-        rows(predict_detector=type("Blind", (PersonDetector,), {"detect": lambda self, p: [([[5, 5, 5, 5]], [1])]})())
+
+    class Blind(PersonDetector):
+        def detect(self, pictures):
+            return [([[5, 5, 5, 5]], [1])] * len(pictures)
+
+    nobody = pytest.raises(DatasetError, match="nobody was detected in the 1 pictures")
+    with nobody, pytest.warns(UserWarning, match="1 x a box without area"):
+        rows(predict_detector=Blind())

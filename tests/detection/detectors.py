@@ -51,19 +51,18 @@ class Bright:
         return answers
 
 
-class Thresholded(PersonDetector):
+class Thresholded:
     """One with an argument, as the command line passes it."""
 
     def __init__(self, least: float = 0.0) -> None:
         self.least = least
 
-    def detect(self, pictures: Sequence[np.ndarray]) -> list[Any]:
-        answers = Bright().detect(pictures)
+    def detect(self, images: list[np.ndarray]) -> list[Any]:
+        every = Bright().detect(images)
+        kept = [[score >= self.least for score in scores] for _, scores in every]
         return [
-            ([box for box, score in zip(boxes, scores, strict=True) if score >= self.least],
-             [score for score in scores if score >= self.least])
-            for boxes, scores in answers
-        ]  # fmt: skip
+            (np.array(boxes)[keep], np.array(scores)[keep]) for (boxes, scores), keep in zip(every, kept, strict=True)
+        ]
 
 
 def demanding(something):

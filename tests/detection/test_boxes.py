@@ -21,7 +21,8 @@ NAN, INF = float("nan"), float("inf")
         ([0, 0, 10, 10], None), ([-5, -5, 1, 1], None), ([29, 19, 300, 300], None), ([3, 4, 4, 5], None),
         ([3, 4, 3.25, 4.25], None), ([0, 0, NAN, 10], "not finite"), ([0, -INF, 5, 10], "not finite"),
         ([0, 0, 1e7, 10], "not finite"), ([3, 4, 3, 9], "without area"), ([9, 4, 3, 9], "without area"),
-        ([30, 0, 40, 10], "outside"), ([0, 20, 5, 25], "outside"), ([-9, 0, 0, 5], "outside"), ([0, -9, 5, 0], "outside"),
+        ([30, 0, 40, 10], "outside"), ([0, 20, 5, 25], "outside"), ([-9, 0, 0, 5], "outside"),
+        ([0, -9, 5, 0], "outside"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_box(box, problem):
@@ -35,7 +36,9 @@ def test_nothing_is_outside_of_a_picture_of_unknown_size():
 
 def test_unusable_boxes_are_left_out_and_counted():
     left_out = LeftOut()
-    boxes = np.array([[0, 0, 9, 9], [0, 0, NAN, 9], [5, 5, 5, 9], [40, 0, 50, 9], [1, 1, 9, 9], [2, 2, 2, 2]], np.float32)
+    boxes = np.array(
+        [[0, 0, 9, 9], [0, 0, NAN, 9], [5, 5, 5, 9], [40, 0, 50, 9], [1, 1, 9, 9], [2, 2, 2, 2]], np.float32
+    )
     scores = np.array([0.9, 0.8, 0.7, 0.6, NAN, 0.5], np.float32)
     kept = usable((boxes, scores), (30, 20), Path("a.jpg"), left_out)
     assert kept[0].tolist() == [[0, 0, 9, 9]]

@@ -31,7 +31,9 @@ def pictures(folder: Path) -> list[Path]:
 
 
 def found_by(numbers) -> list[tuple[list, list]]:
-    return [(ANSWERS[SIZES[number]][0], [np.float32(score) for score in ANSWERS[SIZES[number]][1]]) for number in numbers]
+    return [
+        (ANSWERS[SIZES[number]][0], [np.float32(score) for score in ANSWERS[SIZES[number]][1]]) for number in numbers
+    ]
 
 
 def as_lists(found) -> list[tuple[list, list]]:
@@ -193,7 +195,8 @@ def test_detectors_by_name():
 @pytest.mark.parametrize(
     ("name", "message"),
     [("nowhere.Detector", "cannot be imported"), ("detectors.Missing", "cannot be imported"),
-     ("detectors.demanding", "cannot be made without arguments"), ("detectors.not_a_detector", "needs the method detect"),
+     ("detectors.demanding", "cannot be made without arguments"),
+     ("detectors.not_a_detector", "needs the method detect"),
      ("yolo", "torchvision has no detector 'yolo'; it has .*retinanet_resnet50_fpn_v2.*whole_picture")],
 )  # fmt: skip
 def test_unknown_detectors_are_refused(name, message):

@@ -119,7 +119,9 @@ def test_the_fingerprint_tells_weights_and_settings_apart(of_two_classes, tmp_pa
         {"weights": "default"}, {"name": "fcos_resnet50_fpn", "weights": "default"},
         {"name": "fcos_resnet50_fpn", "weights": "default", "min_size": 400},
     ]  # fmt: skip
-    prints = [TorchvisionDetector(**({"name": SMALL, "weights": of_two_classes} | kind)).fingerprint() for kind in kinds]
+    prints = [
+        TorchvisionDetector(**({"name": SMALL, "weights": of_two_classes} | kind)).fingerprint() for kind in kinds
+    ]
     assert len(set(prints)) == len(kinds)
     assert TorchvisionDetector(SMALL, of_two_classes, batch_size=4, device="cpu").fingerprint() == prints[0]
     made = [TorchvisionDetector(SMALL, None) for _ in range(2)]
@@ -172,10 +174,12 @@ def test_weights_that_do_not_fit_are_refused(of_two_classes, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"name": "yolo"}, SettingsError, "no detector 'yolo'"), ({"weights": "no.pth"}, CheckpointError, "no.pth does not"),
-        ({"name": SMALL, "min_size": 300}, SettingsError, "one size only"), ({"min_size": 0}, SettingsError, "min_size"),
+        ({"name": "yolo"}, SettingsError, "no detector 'yolo'"),
+        ({"weights": "no.pth"}, CheckpointError, "no.pth does not exist"),
+        ({"name": SMALL, "min_size": 300}, SettingsError, "one size only"),
+        ({"min_size": 0}, SettingsError, "min_size is 0"), ({"max_boxes": 0}, SettingsError, "max_boxes is"),
         ({"category": 0}, SettingsError, "0 is the background"), ({"nms": 2.0}, SettingsError, "nms is"),
-        ({"max_boxes": 0}, SettingsError, "max_boxes is"), ({"min_score": float("nan")}, SettingsError, "min_score is"),
+        ({"min_score": float("nan")}, SettingsError, "min_score is"),
     ],
 )  # fmt: skip
 def test_settings_are_checked_before_anything_is_built(options, error, message):
