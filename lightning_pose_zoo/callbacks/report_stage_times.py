@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import lightning as L
@@ -43,7 +42,7 @@ class ReportStageTimes(L.Callback):
         network = getattr(pl_module, "network", None)
         if isinstance(network, nn.Module):
             for part in callable_parts(network):
-                self._hooks.append(part.register_forward_pre_hook(lambda *_: self._began.append(time.perf_counter())))
+                self._hooks.append(part.register_forward_pre_hook(lambda *_: self._began.append(self._times.clock())))
                 self._hooks.append(part.register_forward_hook(lambda *_: self._left(pl_module.device)))
 
     def _left(self, device: torch.device) -> None:
@@ -51,14 +50,14 @@ class ReportStageTimes(L.Callback):
         if not self._began:  # a part that was called by itself, not by the network
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            self._in_network += time.perf_counter() - began
+            self._in_network += self._times.clock() - began
 
     def on_predict_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Begin to watch a step."""
         self._in_network, self._began = 0.0, []
-        self._step_began = time.perf_counter()
+        self._step_began = self._times.clock()
 
     def on_predict_batch_end(
         self,
@@ -71,7 +70,7 @@ class ReportStageTimes(L.Callback):
     ) -> None:
         """Add up a step: what is not the network's is the decoding's."""
         self._times.add("network", self._in_network)
-        self._times.add("decode", max(time.perf_counter() - self._step_began - self._in_network, 0.0))
+        self._times.add("decode", max(self._times.clock() - self._step_began - self._in_network, 0.0))
         self._persons += len(outputs) if isinstance(outputs, Poses) else 0
         if "image_id" in batch:
             self._pictures.update(batch["image_id"].tolist())

@@ -20,8 +20,7 @@ Pictures: TypeAlias = Sequence[npt.NDArray[np.uint8]]
 class PersonDetector(Protocol):
     """Finds persons in pictures; a detector of your own needs this one method.
 
-    Derive from this class, so that the command line takes yours by its dotted path and arguments. These attributes are
-    looked at where a detector has them:
+    Nothing has to be derived from this class. These attributes are looked at where a detector has them:
 
     - ``batch_size``: how many pictures ``detect`` is given at once; 1 without it. They may differ in size.
     - ``fingerprint()``: a text that is another one wherever the boxes may be others, so that it speaks of weights and
@@ -29,11 +28,12 @@ class PersonDetector(Protocol):
       nothing is kept.
     """
 
-    def detect(self, pictures: Pictures) -> Sequence[tuple[Any, Any]]:
+    # Any, because the command line takes only those methods whose types are the same, and anything for Any.
+    def detect(self, pictures: Any, /) -> Any:
         """Find the persons in some pictures.
 
         Args:
-            pictures: Each (H, W, 3) uint8, RGB, upright.
+            pictures: A list of arrays, each (H, W, 3) uint8, RGB, upright.
 
         Returns:
             For each picture its boxes (n, 4), x0, y0, x1, y1 in pixels with x1 = x0 + width, and their scores (n,):
