@@ -96,7 +96,7 @@ def test_equals_a_plain_loop(seed, settings):
 def two(shift, count=16, score=0.6, side=200.0):
     base = np.random.default_rng(0).uniform(0, side, (count, 2))
     return (
-        np.stack([base, base + [shift, 0]]), np.full((2, count), score), np.array([0.9, 0.8]),
+        np.stack([base, base + np.array([shift, 0])]), np.full((2, count), score), np.array([0.9, 0.8]),
         np.array([[0, 0, side / 2, side]] * 2), np.zeros(2, dtype=np.int64),
     )  # fmt: skip
 

@@ -1,13 +1,13 @@
 """AlphaPose in miniature, on a detector's boxes that are too large, beside the person and several for each.
 
-    python tests/benchmarks/claim_alphapose.py --seed S [--minutes M] [--steps N]
+    python tests/benchmarks/claim_alphapose.py --seed S [--minutes M]
 
-The detector is simulated: a random process draws one to three boxes of each rendered person, beside the true one by what
-the person does. How far is learned on pictures that nothing else is trained on (``BoxOffsets``). One single-person
-network, a narrow hourglass, is trained three times with the same number of crops: on true boxes; on boxes that are drawn
-as learned (PGPG); on such boxes too, and for the second half through a spatial transformer (SSTN). All are scored by OKS
-average precision on the detector's boxes of unseen crowds of two or three, after parametric pose-NMS. Exits with 1 where
-one of these does not hold:
+The detector is simulated: a random process draws one to three boxes of each rendered person, beside the true one by
+what the person does. How far is learned on pictures that nothing else is trained on (``BoxOffsets``). One single-person
+network, a narrow hourglass, is trained three times with the same number of crops: on true boxes; on boxes that are
+drawn as learned (PGPG); on such boxes too, and for the second half through a spatial transformer (SSTN). All are scored
+by OKS average precision on the detector's boxes of unseen crowds of two or three, after parametric pose-NMS. Exits with
+1 where one of these does not hold:
 
 - PGPG is better than true boxes;
 - SSTN is better than the same network without it by 5 points, both trained on PGPG's boxes;
@@ -21,23 +21,29 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
-from claims import NOTHING_BESIDE_THE_TRAINING, prepare, print_table
-from torch import Tensor
+from claims import TIMED, prepare, print_table
 from torchvision.ops import batched_nms
 
 from lightning_pose_zoo.association import ParametricNMS, oks_nms
 from lightning_pose_zoo.association.parametric_nms import PoseDistances
 from lightning_pose_zoo.callbacks import TrainingPhases
 from lightning_pose_zoo.codecs import HeatmapCodec
-from lightning_pose_zoo.data import BoxOffsets, CropAugmentation, CropDataset, CropSettings, Person, PoseDataModule
-from lightning_pose_zoo.data import PoseGuidedProposals, SyntheticPeople
+from lightning_pose_zoo.data import (
+    BoxOffsets,
+    CropAugmentation,
+    CropDataset,
+    CropSettings,
+    Person,
+    PoseDataModule,
+    PoseGuidedProposals,
+    SyntheticPeople,
+)
 from lightning_pose_zoo.data.base import Split
 from lightning_pose_zoo.data.proposals import matched_boxes
 from lightning_pose_zoo.data.rendering import Scene
@@ -56,6 +62,7 @@ SKELETON = get_skeleton("coco17")
 PICTURES = {"train": (2000, (1, 1)), "held out": (200, (2, 3)), "test": (250, (2, 3))}
 BOX_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 SSTN_MARGIN = 0.05
+STEPS = 2000
 SPREAD = 0.15  # of the detector's boxes, in sides of the true one
 NARROW = {"estimator": "stacked_hourglass", "stacks": 1, "channels": (48,)}
 
@@ -98,7 +105,7 @@ class Training(PoseDataModule):
         self.scenes = scenes
 
     @property
-    def skeleton(self):  # noqa: ANN201
+    def skeleton(self):
         return SKELETON
 
     def dataset(self, split: Split) -> Crops:
@@ -151,7 +158,9 @@ def truth_of(scenes: Sequence[Scene]) -> GroundTruth:
     image = np.repeat(np.arange(len(scenes)), [len(scene.boxes) for scene in scenes])
     names = ("keypoints", "visibility", "boxes", "areas")
     columns = {name: np.concatenate([getattr(scene, name) for scene in scenes]) for name in names}
-    return GroundTruth(np.arange(len(scenes)), image, np.arange(len(image)), is_crowd=np.zeros(len(image), bool), **columns)
+    return GroundTruth(
+        np.arange(len(scenes)), image, np.arange(len(image)), is_crowd=np.zeros(len(image), bool), **columns
+    )
 
 
 def trained(scenes: Sequence[Scene], offsets: BoxOffsets | None, sstn: bool, steps: int, seed: int) -> AlphaPose:
@@ -163,7 +172,8 @@ def trained(scenes: Sequence[Scene], offsets: BoxOffsets | None, sstn: bool, ste
     L.seed_everything(seed, verbose=False)
     method = AlphaPose(
         SKELETON, **NARROW, transformer="test_resnet" if sstn else None, codec=HeatmapCodec("center", sigma=1.0),
-        loss=HeatmapCrossEntropy(1.0), optimizer=lambda parameters: torch.optim.AdamW(parameters, 0.008, weight_decay=0.05),
+        loss=HeatmapCrossEntropy(1.0),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, 0.008, weight_decay=0.05),
         lr_scheduler=lambda optimizer: WarmupCosine(optimizer, phase_factors=[1.0, 0.5] if sstn else None),
     )  # fmt: skip
     trainer = L.Trainer(
@@ -172,9 +182,19 @@ def trained(scenes: Sequence[Scene], offsets: BoxOffsets | None, sstn: bool, ste
     )  # fmt: skip
     start = time.process_time()
     trainer.fit(method, Training(scenes, proposals, seed))
-    print(f"  {steps} steps, {time.process_time() - start:.0f} s of the processor; "
-          + ", ".join(f"{name} {value:.3f}" for name, value in trainer.callback_metrics.items()), flush=True)  # fmt: skip
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in trainer.callback_metrics.items())
+    print(f"  {steps} steps, {time.process_time() - start:.0f} s of the processor; {losses}", flush=True)
     return method.eval()
+
+
+def steps_within(minutes: float, scenes: Sequence[Scene], offsets: BoxOffsets) -> int:
+    """Return how many steps each training has within some minutes of the processor for all three, at most ``STEPS``."""
+    pace = 0.0
+    for sstn, times in ((False, 2), (True, 1)):
+        start = time.process_time()
+        trained(scenes, offsets, sstn, TIMED, 0)
+        pace += times * (time.process_time() - start) / TIMED
+    return max(2, min(STEPS, int(60 * minutes / pace)))
 
 
 @torch.no_grad()
@@ -190,7 +210,9 @@ class Scored:
 
     def __init__(self, poses: Poses, scenes: Sequence[Scene]) -> None:
         self.poses, self.truth = poses, truth_of(scenes)
-        self.columns = [getattr(poses, name).double().numpy() for name in ("keypoints", "keypoint_scores", "scores", "boxes")]
+        self.columns = [
+            getattr(poses, name).double().numpy() for name in ("keypoints", "keypoint_scores", "scores", "boxes")
+        ]
         self.images = poses.image_ids.numpy()
         self.distances = PoseDistances(*self.columns, self.images)
 
@@ -232,8 +254,10 @@ def suppressions(held_out: Scored, test: Scored) -> dict[str, float]:
 def main() -> int:
     """Train, print tables and say which claims hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0, help="of the people, the detector, the first weights and the order")
-    parser.add_argument("--steps", type=int, default=1500, help="of each training")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the people, the detector, the first weights and the order"
+    )
+    parser.add_argument("--minutes", type=float, default=25.0, help="of the processor, for the three trainings at most")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     given = parser.parse_args()
     prepare(given.threads)
@@ -243,12 +267,15 @@ def main() -> int:
         scenes[name] = [crowd.dataset("train").scene(index) for index in range(count)]
     boxes = {name: list(detected_boxes(scenes[name], given.seed + number)) for number, name in enumerate(PICTURES)}
     offsets = learned_offsets(scenes["held out"], boxes["held out"], given.seed)
+    steps = steps_within(given.minutes, scenes["train"], offsets)
     ways = {"true boxes": (None, False), "PGPG": (offsets, False), "PGPG, SSTN": (offsets, True)}
     rows, scores = [], {}
     for name, (drawn, sstn) in ways.items():
         print(f"trained on {name}:", flush=True)
-        method = trained(scenes["train"], drawn, sstn, given.steps, given.seed)
-        held_out, test = (Scored(found_by(method, scenes[one], boxes[one]), scenes[one]) for one in ("held out", "test"))
+        method = trained(scenes["train"], drawn, sstn, steps, given.seed)
+        held_out, test = (
+            Scored(found_by(method, scenes[one], boxes[one]), scenes[one]) for one in ("held out", "test")
+        )
         scores[name] = suppressions(held_out, test)
         print(f"  AP after parametric pose-NMS {scores[name]['parametric, fitted']:.3f}", flush=True)
         rows.append([name, *(f"{score:.3f}" for score in scores[name].values())])

@@ -147,9 +147,9 @@ def test_offsets_come_back_from_their_file(tmp_path):
     for here, there in zip(again.mixtures, learned.mixtures, strict=True):
         np.testing.assert_allclose(here.covariances, there.covariances, atol=1e-7)
     proposals = PoseGuidedProposals(str(path))
+    lsp, somebody = get_skeleton("lsp14"), (np.zeros(4), np.zeros((14, 2)), np.zeros(14, np.uint8))
     with pytest.raises(DatasetError, match=r"learned for 17 keypoints(.|\n)*'lsp14'"):
-        lsp = get_skeleton("lsp14")
-        proposals.propose(np.zeros(4), np.zeros((14, 2)), np.zeros(14, np.uint8), lsp, 0, np.random.default_rng(0))
+        proposals.propose(*somebody, lsp, 0, np.random.default_rng(0))
     with pytest.raises(DatasetError, match="does not exist"):
         PoseGuidedProposals(str(tmp_path / "none.yaml"))
     text = path.read_text()
