@@ -9,16 +9,18 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_pose_zoo.codecs import HeatmapCodec
+from lightning_pose_zoo.codecs.peaks import map_peaks
 from lightning_pose_zoo.errors import DatasetError, SettingsError
 from lightning_pose_zoo.geometry import invert_affine
 from lightning_pose_zoo.losses import HeatmapLoss, stage_losses
 from lightning_pose_zoo.methods.heatmap_method import HeatmapMethod
 from lightning_pose_zoo.methods.normalization import Normalization
 from lightning_pose_zoo.methods.phased import Phase, PhasedMethod
+from lightning_pose_zoo.methods.top_down import poses_from_crops
 from lightning_pose_zoo.networks.alphapose import AlphaPoseNetwork, Estimator, warp_back
-from lightning_pose_zoo.networks.spatial_transformer import conjugated, warp
+from lightning_pose_zoo.networks.spatial_transformer import conjugated, warp, window_to_crop
 from lightning_pose_zoo.skeletons import SkeletonLike
-from lightning_pose_zoo.structures import PoseBatch
+from lightning_pose_zoo.structures import PoseBatch, Poses
 
 __all__ = ["AlphaPose", "centered_keypoints"]
 
@@ -124,18 +126,66 @@ class AlphaPose(HeatmapMethod, PhasedMethod):
         if self.network.parallel is not None:
             self.network.parallel.load_state_dict(self.network.estimator.state_dict())
 
-    def windows(self, images: Tensor) -> Tensor | None:
+    def windows(self, images: Tensor, mirrored: bool = False) -> Tensor | None:
         """Return the windows (B, 2, 3) of crops that the single-person network looks through; None for whole crops.
 
         They are whole before the second phase of a training.
 
         Args:
             images: (B, 3, H, W), RGB uint8, or float where normalised already.
+            mirrored: Take the mean with those of the mirrored crops.
         """
-        if self.network.transformer is None or self.current_phase.name != "transformer":
+        transformer = self.network.transformer
+        if transformer is None or self.current_phase.name != "transformer":
             return None
-        windows: Tensor = self.network.transformer(self.normalized(images))
-        return windows
+        crops = self.normalized(images)
+        numbers = transformer.numbers(crops)
+        if mirrored:
+            numbers = (numbers + transformer.mirrored(transformer.numbers(crops.flip(-1)))) / 2
+        return transformer.windows(numbers)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the keypoints of crops.
+
+        Args:
+            images: (B, 3, H, W), RGB uint8, or float where normalised already.
+
+        Returns:
+            Keypoints (B, K, 2) in pixels of the crops, and their scores (B, K).
+        """
+        return self._found(images, mirrored=False)
+
+    def estimate(self, batch: PoseBatch) -> Poses:
+        """Find one person in each crop of a batch."""
+        keypoints, scores = self._found(batch["image"], self.flip_test)
+        return poses_from_crops(keypoints, scores, batch)
+
+    def _found(self, images: Tensor, mirrored: bool) -> tuple[Tensor, Tensor]:
+        """Return keypoints and scores, of the mirrored crops too where asked.
+
+        Keypoints are read in the window, where maps are finer, and carried to the crop exactly; their scores are those
+        of the maps in the crop, so that a window's size does not matter.
+        """
+        windows = self.windows(images, mirrored)
+        crops = self.normalized(images)
+        seen = crops if windows is None else warp(crops, windows)
+        views = [self._in_window(seen)]
+        if mirrored:
+            views.append(self.codec.unflip(self._in_window(seen.flip(-1)), self.skeleton.flip_permutation))
+        keypoints, scores = self.codec.decode(_mean([self.loss.to_heatmaps(maps) for maps in views]))
+        if windows is None:
+            return keypoints, scores
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        back = [self.loss.to_heatmaps(self._to_crop(maps, windows, size)) for maps in views]
+        return window_to_crop(keypoints, windows, size), map_peaks(_mean(back))[1]
+
+    def _in_window(self, seen: Tensor) -> Tensor:
+        maps = self._fitting(self.network.estimator(seen), seen)
+        return maps[:, -1] if maps.ndim == 5 else maps
+
+    def _to_crop(self, maps: Tensor, windows: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring maps (B, ..., K, h, w) of windows of crops of a height and width back to the crops."""
+        return warp_back(maps, conjugated(invert_affine(windows), *self._units(maps, size)))
 
     def losses(self, batch: PoseBatch) -> dict[str, Tensor]:
         """Return the loss of the maps, ``heatmap``, or ``stack1``, ... of hourglasses; and ``parallel``, the copy's.
@@ -173,8 +223,7 @@ class AlphaPose(HeatmapMethod, PhasedMethod):
         """Return the maps (B, K, h, w) of each stage in the crop, of what is seen of it, (B, 3, H, W) normalised."""
         maps = self._fitting(self.network.estimator(seen), seen)
         if windows is not None:
-            size = (int(seen.shape[-2]), int(seen.shape[-1]))
-            maps = warp_back(maps, conjugated(invert_affine(windows), *self._units(maps, size)))
+            maps = self._to_crop(maps, windows, (int(seen.shape[-2]), int(seen.shape[-1])))
         return maps.unbind(dim=1) if maps.ndim == 5 else (maps,)
 
     def _units(self, maps: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -186,6 +235,10 @@ class AlphaPose(HeatmapMethod, PhasedMethod):
         there = (2 * cells + 1) / cells.new_tensor([width, height]) - 1
         scale = (there[1] - there[0]) / (crop[1] - crop[0])
         return scale, there[0] - scale * crop[0]
+
+
+def _mean(several: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(several)).mean(dim=0)
 
 
 def centered_keypoints(keypoints: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:

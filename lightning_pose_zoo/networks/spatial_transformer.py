@@ -22,6 +22,7 @@ from lightning_pose_zoo.networks.timm_models import pooled_backbone
 __all__ = ["SpatialTransformer", "conjugated", "warp", "window_to_crop"]
 
 _NUMBERS = 6
+_STEP = 0.1  # of what the head says: at the rates that heatmaps are learned with, windows would be thrown about
 
 
 class SpatialTransformer(nn.Module):
@@ -59,9 +60,14 @@ class SpatialTransformer(nn.Module):
         Returns:
             (B, 2, 3) float32.
         """
+        return self.windows(self.numbers(crops))
+
+    def numbers(self, crops: Tensor) -> Tensor:
+        """Return the six numbers of the windows of crops (B, 3, H, W), (B, 6) float32."""
         features = self.backbone(crops).float()
         # No matrix product: mixed precision would round the windows by pixels.
-        return self.windows((features[:, None] * self.head.weight).sum(dim=-1) + self.head.bias)
+        numbers: Tensor = (features[:, None] * self.head.weight).sum(dim=-1) + self.head.bias
+        return _STEP * numbers
 
     def windows(self, numbers: Tensor) -> Tensor:
         """Turn numbers (B, 6) into windows (B, 2, 3)."""
@@ -72,6 +78,11 @@ class SpatialTransformer(nn.Module):
         rows = [cos * wide, cos * shear - sin * high, x, sin * wide, sin * shear + cos * high, y]
         windows: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (2, 3))
         return windows
+
+    @staticmethod
+    def mirrored(numbers: Tensor) -> Tensor:
+        """Turn the numbers (B, 6) of mirrored crops' windows into those of the same places in the crops."""
+        return numbers * numbers.new_tensor([-1.0, 1.0, 1.0, -1.0, -1.0, 1.0])
 
 
 def warp(pictures: Tensor, windows: Tensor) -> Tensor:

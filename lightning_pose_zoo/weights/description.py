@@ -216,12 +216,14 @@ def _alphapose(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Descrip
     # Ours say what they are; the files of others are FastPose, with nothing around it.
     names = ("estimator", "backbone", "stacks", "channels")
     arguments: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
-    backbone = str(arguments.setdefault("backbone", _resnet(inner))) if "conv_out.weight" in inner else ""
+    if "conv_out.weight" in inner and "backbone" not in arguments and _resnet(inner):
+        arguments["backbone"] = _resnet(inner)
+    backbone = str(arguments.get("backbone", ""))
     widths = [int(inner[f"duc{n}.conv.weight"].shape[0]) // 4 for n in (1, 2) if f"duc{n}.conv.weight" in inner]
     if widths not in ([], [256, 128]):
         arguments["channels"] = tuple(widths)
     transformer = given.get("transformer", "resnet18") if "transformer.head.weight" in state else None
-    if any(":" in str(name) for name in (backbone, arguments.get("backbone"), transformer)):
+    if any(":" in str(name) for name in (backbone, transformer)):
         return None  # timm would fetch a model from where a stranger's file says
     arguments["transformer"] = transformer
     if transformer is not None:
