@@ -170,6 +170,8 @@ class PictureAugmentation(Augmentation):
         min_area: Least area of the drawn person, square pixels of the original picture.
         transforms: albumentations transforms of colour, blur or dropout, by class path; applied to the cut in order,
             each with its own probability. Those that move pixels are refused, because the keypoints would stay behind.
+        corner: Where nobody is drawn and the picture is smaller than the cut, put it into the upper left corner, as in
+            evaluation, not into the middle.
 
     Raises:
         DatasetError: Where the limits of the scale are not in their order, or a size is not above 0.
@@ -185,6 +187,7 @@ class PictureAugmentation(Augmentation):
         min_keypoints: int = 5,
         min_area: float = 32.0**2,
         transforms: list[Callable[..., dict[str, Any]]] | None = None,
+        corner: bool = False,
     ) -> None:
         super().__init__(transforms)
         if not 0 < scale[0] <= scale[1] or (target_dist is not None and target_dist <= 0):
@@ -199,6 +202,7 @@ class PictureAugmentation(Augmentation):
         self.flip_probability = flip_probability
         self.min_keypoints = min_keypoints
         self.min_area = min_area
+        self.corner = corner
 
     def vary(
         self,
@@ -236,6 +240,10 @@ class PictureAugmentation(Augmentation):
             zoom = factor * (cut / picture).min()
             # Somewhere inside of the picture along an axis that is longer than the cut, else in its middle.
             center = picture / 2 + (place - 0.5) * np.maximum(picture - cut / zoom, 0)
+            if self.corner:
+                room = np.maximum(cut / zoom - picture, 0) / 2
+                # Mirrored afterwards, what is at the right comes to the left.
+                center = center + room * (1 if mirror >= self.flip_probability else np.array([-1, 1]))
         center = center + jitter * self.center_jitter / zoom
         return center, cut / zoom, float(turn * self.rotation), bool(mirror < self.flip_probability)
 

@@ -63,7 +63,7 @@ def test_clear_peaks_are_found_without_enlarging_any_map(monkeypatch):
     maps, boxes = bumps(), regions(smallest=60.0)
     expected, _ = heatmaps_to_keypoints(maps, boxes)
     calls = []
-    monkeypatch.setattr(region_heatmap.F, "interpolate", lambda *a, **k: calls.append(1))
+    monkeypatch.setattr(region_heatmap.F, "interpolate", lambda *_, **__: calls.append(1))
     found, _ = enlarged_peaks(maps, boxes)
     assert not calls
     assert torch.equal(found, expected[..., :2])

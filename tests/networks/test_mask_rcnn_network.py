@@ -31,7 +31,7 @@ def theirs():
     network = keypointrcnn_resnet50_fpn(weights=None, weights_backbone=None, rpn_pre_nms_top_n_train=100,
                                         rpn_post_nms_top_n_train=40, rpn_pre_nms_top_n_test=80,
                                         rpn_post_nms_top_n_test=30, box_batch_size_per_image=16,
-                                        box_detections_per_img=4)  # fmt: skip
+                                        box_detections_per_img=4, box_score_thresh=0.0)  # fmt: skip
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -44,7 +44,7 @@ def theirs():
 
 @pytest.fixture(scope="module")
 def ours(theirs):
-    regions = RegionSettings((100, 40), (80, 30), sampled=16, most=4)
+    regions = RegionSettings((100, 40), (80, 30), sampled=16, min_score=0.0, most=4)
     method = MaskRCNN("coco17", batch_norm="trained", regions=regions, codec=RegionHeatmapCodec("logit")).eval()
     method.network.load_state_dict(theirs.state_dict())
     return method
@@ -144,7 +144,7 @@ def test_pyramids_of_all_kinds_of_backbones(backbone):
 def test_backbones_without_the_stages_are_refused():
     with pytest.raises(ValueError, match=r"vit_tiny.* (has stages of stride|has no backbone)"):
         FeaturePyramid("vit_tiny_patch16_224")
-    with pytest.raises(ValueError, match="similar names: .*resnet50"):
+    with pytest.raises(ValueError, match=r"similar names: .*resnet50"):
         FeaturePyramid("resnet5")
     with pytest.raises(ValueError, match="'torchvision' and 'detectron2'"):
         MaskRCNNNetwork(17, "resnet18", layout="mmdet")
