@@ -1,6 +1,6 @@
 """Codecs: keypoints to what a network is trained on, and a network's output back to keypoints."""
 
-from lightning_pose_zoo.codecs.heatmap import HeatmapCodec, HeatmapTargets
+from lightning_pose_zoo.codecs.heatmap import HeatmapCodec, HeatmapTargets, occlusion_targets
 from lightning_pose_zoo.codecs.paf import PartAffinityCodec, PartAffinityTargets
 from lightning_pose_zoo.codecs.part_fields import PartCandidates, PartFieldCodec, PartFieldTargets
 from lightning_pose_zoo.codecs.regression import RegressionCodec, RegressionTargets
@@ -15,4 +15,5 @@ __all__ = [
     "PartFieldTargets",
     "RegressionCodec",
     "RegressionTargets",
+    "occlusion_targets",
 ]

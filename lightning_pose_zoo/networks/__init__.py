@@ -1,5 +1,6 @@
 """Published networks as plain torch modules; usable without Lightning."""
 
+from lightning_pose_zoo.networks.adversarial_posenet import AdversarialPoseNetNetwork, MapCritic
 from lightning_pose_zoo.networks.convolutional_pose_machine import (
     ConvolutionalPoseMachineNetwork,
     CPMVariant,
@@ -15,6 +16,7 @@ from lightning_pose_zoo.networks.simple_baseline import SimpleBaselineNetwork
 from lightning_pose_zoo.networks.stacked_hourglass import HourglassStem, StackedHourglassNetwork
 
 __all__ = [
+    "AdversarialPoseNetNetwork",
     "CPMVariant",
     "ConvolutionalPoseMachineNetwork",
     "CorrectionBound",
@@ -26,6 +28,7 @@ __all__ = [
     "HRNetVariant",
     "HourglassStem",
     "IterativeErrorFeedbackNetwork",
+    "MapCritic",
     "OpenPoseMaps",
     "OpenPoseNetwork",
     "OpenPoseVariant",
