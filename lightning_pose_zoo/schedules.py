@@ -96,10 +96,8 @@ class WarmupCosine(LRScheduler):
 _PER_STEP_SCHEDULERS = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR, WarmupCosine)
 
 
-def scheduler_config(
-    scheduler: Any, steps: float, phase_ends: Callable[[float], list[int]]
-) -> dict[str, Any]:
-    """Say when a schedule is stepped and what it follows, as Lightning takes it, after telling it the training's length.
+def scheduler_config(scheduler: Any, steps: float, phase_ends: Callable[[float], list[int]]) -> dict[str, Any]:
+    """Tell a schedule how long the training is, and say, as Lightning takes it, when it is stepped.
 
     Args:
         scheduler: Of an optimizer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ class AdversarialPoseNet(SeveralOptimizers, HeatmapMethod):
             channels_last,
         )
         self.occlusion_loss = occlusion_loss or HeatmapMSE("sum")
-        self.critics = critics or Critics()
+        # A copy, because it is filled with networks where this method trains.
+        self.critics = Critics() if critics is None else copy.deepcopy(critics)
         self.supervised_step = supervised_step
         self._critic_optimizer = critic_optimizer
         self._critic_lr_scheduler = critic_lr_scheduler

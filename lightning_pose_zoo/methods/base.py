@@ -16,7 +16,6 @@ from lightning_pose_zoo.callbacks.exact_resume import ExactResume
 from lightning_pose_zoo.callbacks.stop_on_non_finite_loss import StopOnNonFiniteLoss
 from lightning_pose_zoo.callbacks.training_phases import finite_steps
 from lightning_pose_zoo.checkpoints import verify_checkpoint
-from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.methods import remembering, scoring
 from lightning_pose_zoo.methods.normalization import Normalization
 from lightning_pose_zoo.schedules import scheduler_config

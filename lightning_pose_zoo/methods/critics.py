@@ -105,7 +105,9 @@ class Critics(nn.Module):
         """Return one critic's opinion of each keypoint's map, (N, K) float32; above 0 where it is taken for true."""
         return self.networks[name](judged.inputs(with_picture=name == "pose")).float()  # type: ignore[no-any-return]
 
-    def critic_loss(self, name: str, true: Judged, predicted: Judged, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def critic_loss(
+        self, name: str, true: Judged, predicted: Judged, labels: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what one critic minimises: cross-entropy on true maps, and on predicted ones with their labels.
 
         Args:

@@ -174,7 +174,9 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     bucket: list[Tensor] = []
     for gradient in gradients:
-        if bucket and (sum(one.numel() for one in bucket) + gradient.numel() > _BUCKET or bucket[0].dtype != gradient.dtype):
+        if bucket and (
+            sum(one.numel() for one in bucket) + gradient.numel() > _BUCKET or bucket[0].dtype != gradient.dtype
+        ):
             _exchange(bucket)
             bucket = []
         bucket.append(gradient)

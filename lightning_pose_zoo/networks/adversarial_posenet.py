@@ -15,7 +15,7 @@ from lightning_pose_zoo.networks.stacked_hourglass import Hourglass, Residual, r
 __all__ = ["AdversarialPoseNetNetwork", "MapCritic"]
 
 _STEM_CHANNELS = 64
-_GROUPS = 8
+_GROUP = 8  # channels
 
 
 class _Stem(nn.Module):
@@ -38,7 +38,11 @@ class _Stem(nn.Module):
 
 def _head(channels: int, num_keypoints: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, num_keypoints, 1), nn.ReLU(inplace=True), nn.Conv2d(num_keypoints, num_keypoints, 1)
+        nn.Conv2d(channels, num_keypoints, 1),
+        # An hourglass adds up residuals; without it the first maps, and losses, are a hundred times too large.
+        nn.BatchNorm2d(num_keypoints, affine=False),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(num_keypoints, num_keypoints, 1),
     )
 
 
@@ -115,14 +119,14 @@ class AdversarialPoseNetNetwork(nn.Module):
 
 
 def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(_GROUPS if channels % _GROUPS == 0 else 1, channels)
+    return nn.GroupNorm(channels // _GROUP if channels % _GROUP == 0 else 1, channels)
 
 
 class MapCritic(nn.Module):
     """Says for each keypoint whether its map looks true: a residual, an hourglass, and a mean over the cells.
 
-    Norms are over groups of one sample's channels, so that true and predicted maps are judged by the same measure, and
-    the size of the batch does not matter.
+    Norms are over groups of eight channels of one sample, so that true and predicted maps are judged by the same
+    measure, and the size of the batch does not matter.
 
     Args:
         inputs: Channels that it sees.

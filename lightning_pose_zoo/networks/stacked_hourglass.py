@@ -75,9 +75,7 @@ class Hourglass(nn.Module):
         norm: From a number of channels to the layer before each ReLU; batch norm as published.
     """
 
-    def __init__(
-        self, channels: int, blocks: int = 1, norm: Callable[[int], nn.Module] = nn.BatchNorm2d
-    ) -> None:
+    def __init__(self, channels: int, blocks: int = 1, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
         self.levels = nn.ModuleList(_Level(channels, blocks, norm) for _ in range(_LEVELS))
         self.bottom = _residuals(channels, blocks, norm)
