@@ -128,8 +128,8 @@ def test_the_pose_critic_sees_the_picture_and_the_confidence_critic_does_not():
     maps = judged(places, visibility, torch.rand(8, 3, 16, 16))
     others = judged(places, visibility, torch.rand(8, 3, 16, 16))
     with torch.no_grad():
-        assert not torch.allclose(critics.logits("pose", maps), critics.logits("pose", others), atol=1e-3)
-        assert torch.equal(critics.logits("confidence", maps), critics.logits("confidence", others))
+        assert not torch.allclose(critics.logits("pose", maps)[0], critics.logits("pose", others)[0], atol=1e-3)
+        assert torch.equal(critics.logits("confidence", maps)[0], critics.logits("confidence", others)[0])
 
 
 def test_unlabelled_keypoints_count_nowhere():
@@ -333,7 +333,24 @@ def test_maps_of_hidden_keypoints_can_be_looked_at(checkpoint):
     images = some_batch()["image"]
     with torch.no_grad():
         assert method.eval().occlusion_maps(images).shape == (4, 14, 16, 16)
-        assert method.stage_maps(images).shape == (4, 2, 14, 16, 16)
+        assert method.stage_maps(images).shape == (4, 1, 14, 16, 16)
+
+
+def test_the_maps_of_all_stacks_can_be_judged():
+    method = build(stacks=2, critics=Critics(1, 1, channels=8, all_stacks=True)).eval()
+    method.critics.build(14)
+    batch = some_batch()
+    sample = method._sample(batch)
+    with torch.no_grad():
+        method._supervised(sample)
+        both = method._judged(sample)
+        method.critics.all_stacks = False
+        last = method._judged(sample)
+    assert both.maps.shape == (8, 2, 14, 16, 16)
+    assert torch.equal(both.maps[4:], last.maps)
+    assert torch.equal(both.maps[:4], sample.maps[:, 0])
+    assert torch.equal(both.weights, sample.pose.weights.repeat(2, 1))
+    assert torch.equal(both.picture[:4], both.picture[4:])
 
 
 def test_wrong_settings_are_refused():

@@ -47,7 +47,7 @@ class ExactResume(L.Callback):
         if trainer.state.fn != "fit":
             return
         self._resumed = True
-        # Checkpoints of older versions do not say; with one optimizer the number of its steps is the same.
+        # Checkpoints of older versions do not say.
         self._stepped = checkpoint.get("logged_steps", checkpoint["global_step"])
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
         states = checkpoint.get("random_states")
@@ -77,7 +77,8 @@ class ExactResume(L.Callback):
     ) -> None:
         """Correct the step that Lightning logs by, before the first batch."""
         if self._resumed:
-            trainer.fit_loop.epoch_loop._batches_that_stepped = self._stepped
+            steps = trainer.global_step if pl_module.automatic_optimization else self._stepped
+            trainer.fit_loop.epoch_loop._batches_that_stepped = steps
         self._resumed = False
 
     def on_train_batch_end(
@@ -85,7 +86,7 @@ class ExactResume(L.Callback):
     ) -> None:
         """Count the steps that are logged, before a checkpoint of this batch is written.
 
-        Lightning counts them later, and ``global_step`` is no such number where several optimizers step.
+        Lightning counts them later, and ``global_step`` is another number where a method steps several optimizers.
         """
         if not trainer.fit_loop.epoch_loop._should_accumulate():
             self._stepped += 1

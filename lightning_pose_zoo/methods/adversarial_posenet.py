@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_pose_zoo.codecs import HeatmapCodec, HeatmapTargets, occlusion_targets
@@ -157,7 +157,8 @@ class AdversarialPoseNet(SeveralOptimizers, HeatmapMethod):
     def _sample(self, batch: PoseBatch) -> _Sample:
         size = (batch["image"].shape[-2], batch["image"].shape[-1])
         pose = self.codec.encode(batch["keypoints"], batch["visibility"], size)
-        picture = F.adaptive_avg_pool2d(self.normalized(batch["image"]), pose.heatmaps.shape[-2:])
+        cells = (pose.heatmaps.shape[-2], pose.heatmaps.shape[-1])
+        picture = F.adaptive_avg_pool2d(self.normalized(batch["image"]), cells)
         return _Sample(batch, pose, occlusion_targets(pose, batch["visibility"]), picture)
 
     def _supervised(self, sample: _Sample) -> dict[str, Tensor]:
@@ -179,6 +180,7 @@ class AdversarialPoseNet(SeveralOptimizers, HeatmapMethod):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer of the generator and those of the critics, each with its schedule."""
+        pairs: list[tuple[str, nn.Module, OptimizerCallable, LRSchedulerCallable | None]]
         pairs = [("generator", self.network, self._optimizer, self._lr_scheduler)]
         for name, critic in self.critics.networks.items():
             pairs.append((name, critic, self._critic_optimizer, self._critic_lr_scheduler))

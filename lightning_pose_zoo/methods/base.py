@@ -102,7 +102,7 @@ class PoseModule(L.LightningModule, ABC):
         there = [type(callback) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
         return [callback() for callback in (ExactResume, StopOnNonFiniteLoss) if callback not in there]
 
-    def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor | None:
         """Return the sum of the losses of a batch."""
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()

@@ -101,9 +101,14 @@ class Critics(nn.Module):
             for name in self.weights:
                 self.networks[name] = MapCritic(inputs[name], num_keypoints, self.channels)
 
-    def logits(self, name: str, judged: Judged) -> Tensor:
-        """Return one critic's opinion of each keypoint's map, (N, K) float32; above 0 where it is taken for true."""
-        return self.networks[name](judged.inputs(with_picture=name == "pose")).float()  # type: ignore[no-any-return]
+    def logits(self, name: str, *judged: Judged) -> list[Tensor]:
+        """Return one critic's opinion of each map, (N, K) float32 of each; above 0 where it is taken for true.
+
+        All are looked at in one pass; what a critic thinks of a sample does not depend on the others.
+        """
+        inputs = [one.inputs(with_picture=name == "pose") for one in judged]
+        opinions: Tensor = self.networks[name](torch.cat(inputs)).float()
+        return list(opinions.split([len(one) for one in inputs]))
 
     def critic_loss(
         self, name: str, true: Judged, predicted: Judged, labels: Tensor
@@ -120,7 +125,7 @@ class Critics(nn.Module):
             The loss, summed over keypoints and averaged over persons each, and by name the shares of keypoints that it
             judges rightly, of true and of predicted maps, and of predicted ones that count as true.
         """
-        of_true, of_predicted = self.logits(name, true), self.logits(name, predicted)
+        of_true, of_predicted = self.logits(name, true, predicted)
         loss = _cross_entropy(of_true, torch.ones_like(of_true), true.weights)
         loss = loss + _cross_entropy(of_predicted, labels, predicted.weights)
         shares = {
@@ -134,7 +139,7 @@ class Critics(nn.Module):
         """Return what the generator minimises, weighted: the cross-entropy of its maps with being true, by critic."""
         losses = {}
         for name, weight in self.weights.items():
-            logits = self.logits(name, predicted)
+            [logits] = self.logits(name, predicted)
             losses[f"{name}_critic"] = weight * _cross_entropy(logits, torch.ones_like(logits), predicted.weights)
         return losses
 
@@ -172,7 +177,8 @@ def place_labels(found: Tensor, keypoints: Tensor, sizes: Tensor, near: float) -
         sizes: (N,) pixels, what distances are divided by.
         near: Distance, in these sizes, below which a keypoint counts as found.
     """
-    return ((found - keypoints).norm(dim=-1) < near * sizes[:, None]).float()
+    distances: Tensor = (found - keypoints).norm(dim=-1)
+    return (distances < near * sizes[:, None]).float()
 
 
 def confidence_labels(maps: Tensor, targets: Tensor, close: float) -> Tensor:
@@ -183,5 +189,6 @@ def confidence_labels(maps: Tensor, targets: Tensor, close: float) -> Tensor:
         targets: (N, K, h, w).
         close: Share of the target's norm that the difference must stay below.
     """
-    differences = (maps.float() - targets).flatten(2).norm(dim=-1)
-    return (differences < close * targets.flatten(2).norm(dim=-1)).float()
+    differences: Tensor = (maps.float() - targets).flatten(2).norm(dim=-1)
+    norms: Tensor = targets.flatten(2).norm(dim=-1)
+    return (differences < close * norms).float()

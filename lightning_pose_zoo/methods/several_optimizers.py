@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import lightning as L
 import torch
@@ -55,13 +55,13 @@ class SeveralOptimizers(L.LightningModule):
     def optimize(self, batches: Sequence[PoseBatch]) -> Tensor:
         """Take one step of training on some batches together, and return the loss to show."""
 
-    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+    def configure_callbacks(self) -> list[Callback]:
         """Take the trainer's settings of gradients aside, which Lightning is about to refuse."""
         trainer = self.trainer
         if self._set_aside is None:
             self._set_aside = (trainer.accumulate_grad_batches, trainer.gradient_clip_val)  # type: ignore[assignment]
         trainer.accumulate_grad_batches, trainer.gradient_clip_val = 1, None
-        return super().configure_callbacks()
+        return cast("list[Callback]", super().configure_callbacks())
 
     def setup(self, stage: str) -> None:
         """Put the trainer's settings back.
