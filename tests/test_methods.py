@@ -12,10 +12,12 @@ import torch
 
 from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.data import SyntheticPeople
-from lightning_pose_zoo.losses import HeatmapCrossEntropy
+from lightning_pose_zoo.losses import HeatmapCrossEntropy, HeatmapMSE
 from lightning_pose_zoo.methods import (
+    AdversarialPoseNet,
     AlphaPose,
     ConvolutionalPoseMachine,
+    Critics,
     DeepPose,
     EfficientObjectLocalization,
     HRNet,
@@ -68,6 +70,11 @@ METHODS = {
     ),
     "alphapose": Row(
         AlphaPose, {"backbone": "test_resnet", "channels": (32, 16), "transformer": "test_resnet"}, LEARNING
+    ),
+    "adversarial_posenet": Row(
+        AdversarialPoseNet,
+        {"stacks": 2, "channels": 16, "critics": Critics(channels=8)},
+        {"loss": HeatmapCrossEntropy(1.0), "occlusion_loss": HeatmapMSE("cells")},
     ),
 }
 HEATMAP_METHODS = {name: row for name, row in METHODS.items() if issubclass(row.method, HeatmapMethod)}

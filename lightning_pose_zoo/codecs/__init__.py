@@ -1,6 +1,6 @@
 """Codecs: keypoints to what a network is trained on, and a network's output back to keypoints."""
 
-from lightning_pose_zoo.codecs.heatmap import HeatmapCodec, HeatmapTargets
+from lightning_pose_zoo.codecs.heatmap import HeatmapCodec, HeatmapTargets, occlusion_targets
 from lightning_pose_zoo.codecs.integral import IntegralCodec, IntegralTargets
 from lightning_pose_zoo.codecs.paf import PartAffinityCodec, PartAffinityTargets
 from lightning_pose_zoo.codecs.part_fields import PartCandidates, PartFieldCodec, PartFieldTargets
@@ -21,4 +21,5 @@ __all__ = [
     "RegionTargets",
     "RegressionCodec",
     "RegressionTargets",
+    "occlusion_targets",
 ]

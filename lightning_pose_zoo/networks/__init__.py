@@ -1,5 +1,6 @@
 """Published networks as plain torch modules; usable without Lightning."""
 
+from lightning_pose_zoo.networks.adversarial_posenet import AdversarialPoseNetNetwork, MapCritic
 from lightning_pose_zoo.networks.alphapose import AlphaPoseNetwork, Estimator
 from lightning_pose_zoo.networks.convolutional_pose_machine import (
     ConvolutionalPoseMachineNetwork,
@@ -20,6 +21,7 @@ from lightning_pose_zoo.networks.spatial_transformer import SpatialTransformer
 from lightning_pose_zoo.networks.stacked_hourglass import HourglassStem, StackedHourglassNetwork
 
 __all__ = [
+    "AdversarialPoseNetNetwork",
     "AlphaPoseNetwork",
     "CPMVariant",
     "ConvolutionalPoseMachineNetwork",
@@ -35,6 +37,7 @@ __all__ = [
     "HeadSizes",
     "HourglassStem",
     "IterativeErrorFeedbackNetwork",
+    "MapCritic",
     "MaskRCNNLayout",
     "MaskRCNNNetwork",
     "OpenPoseMaps",
