@@ -63,12 +63,12 @@ def load_weights(
 ) -> LoadReport:
     """Fill a method's network with weights that another project, or this one, trained.
 
-    Known are checkpoints of this package, of the HRNet, Simple Baselines, bearpaw and princeton repositories, of mmpose
-    (HRNet, ResNet, CPM, DeepPose), of OpenPose and AlphaPose (FastPose), of torchvision's and detectron2's Keypoint
-    R-CNN, and backbones of timm and torchvision alone. They are told by their entries. The method's normalisation is set
-    to what the weights expect. Where they were trained for other keypoints, or in another order, channels are taken over
-    by the keypoints' names, those of limbs by the names of their ends, and new ones keep their first values. The report
-    goes where Lightning's messages go.
+    Known are checkpoints of this package, of the HRNet, Simple Baselines, bearpaw and princeton repositories, of
+    mmpose (HRNet, ResNet, CPM, DeepPose), of OpenPose and AlphaPose (FastPose), of torchvision's and detectron2's
+    Keypoint R-CNN, and backbones of timm and torchvision alone. They are told by their entries. The method's
+    normalisation is set to what the weights expect. Where they were trained for other keypoints, or in another order,
+    channels are taken over by the keypoints' names, those of limbs by the names of their ends, and new ones keep
+    their first values. The report goes where Lightning's messages go.
 
     Args:
         method: A method (its ``network`` is filled) or a network.

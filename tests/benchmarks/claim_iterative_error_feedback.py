@@ -6,8 +6,8 @@ Trains the recipe on rendered people of that seed, and beside it the same backbo
 to say at once where the keypoints are: one correction, as long as it needs to be. Prints what is found after each step:
 the mean distance to the label in torso diameters and PCK@0.2, on crops of other people, varied as in training, so that
 there is a way to go. Exits with 1 where a step does not lower the distance and raise PCK, or where the last one is not
-clearly better than the single guess: nearer on average by more than three standard errors, the crops taken in pairs, and
-by the margin in PCK. Steps and crops are equal; a step that trains four corrections takes longer.
+clearly better than the single guess: nearer on average by more than three standard errors, the crops taken in pairs,
+and by the margin in PCK. Steps and crops are equal; a step that trains four corrections takes longer.
 """
 
 from __future__ import annotations
