@@ -1,6 +1,6 @@
-"""The command line: ``pose-zoo fit|validate|test|predict|export|evaluate|weights``.
+"""The command line: ``pose-zoo fit|validate|test|predict|detect|export|evaluate|weights|proposals``.
 
-But for the last three it is LightningCLI with all methods and data modules imported, so that they go by their bare
+But for the last four it is LightningCLI with all methods and data modules imported, so that they go by their bare
 names.
 ``--help`` and ``--version`` are answered before anything heavy is imported.
 """
@@ -27,9 +27,11 @@ commands
   validate   score a checkpoint on the validation split
   test       score a checkpoint on the test split
   predict    find keypoints in pictures; writes COCO results and drawn pictures
+  detect     find persons in pictures; writes a COCO file of boxes
   export     write a checkpoint as ONNX or as a program of torch.export
   evaluate   score a file of COCO results, from any tool, and say what is wrong with it
   weights    say what a file of weights is, what it fits, and with which recipe
+  proposals  learn how a detector's boxes lie beside the true ones, for training
 
 examples
   pose-zoo fit --config recipes/quickstart.yaml
@@ -85,6 +87,10 @@ def main(args: list[str] | None = None) -> None:
             from lightning_pose_zoo.evaluate import main as evaluate
 
             evaluate(words[1:])
+        elif words[0] == "detect":
+            from lightning_pose_zoo.detect_command import main as detect
+
+            detect(words[1:])
         elif words[0] == "export":
             from lightning_pose_zoo.export import main as export
 
@@ -93,6 +99,10 @@ def main(args: list[str] | None = None) -> None:
             from lightning_pose_zoo.weights_command import main as weights
 
             weights(words[1:])
+        elif words[0] == "proposals":
+            from lightning_pose_zoo.proposals_command import main as proposals
+
+            proposals(words[1:])
         else:
             build_cli(args)
     except Exception as error:

@@ -1,6 +1,7 @@
 """Exporting a method for use without this package, and the command ``pose-zoo export``.
 
-What is exported is ``method(images)``: raw uint8 crops in, keypoints in pixels of the crops and their scores out.
+What is exported of a method for persons' crops is ``method(images)``: raw uint8 crops in, keypoints in pixels of the
+crops and their scores out; of a method for whole pictures ``methods.exported_pictures``: maps and candidates out.
 Normalisation and decoding are inside of the graph; the flip test is not, since it doubles the work.
 """
 
@@ -14,71 +15,51 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_pose_zoo import __version__
 from lightning_pose_zoo.checkpoint_settings import trusted_class
 from lightning_pose_zoo.checkpoints import read_checkpoint
 from lightning_pose_zoo.errors import CheckpointError, PoseZooError, SettingsError, complain
+from lightning_pose_zoo.export_checks import Check, CropCheck, PictureCheck, Run
 from lightning_pose_zoo.files import open_atomically
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from lightning_pose_zoo.methods.base import PoseModule
+    from lightning_pose_zoo.methods.exported_pictures import PictureGraph
 
 __all__ = ["DESCRIPTION", "export_onnx", "export_program", "main", "method_from_checkpoint"]
 
 DESCRIPTION = "lightning_pose_zoo.json"
 """Where a file describes itself: the key of ONNX's metadata, the name of the program's extra file."""
 
-_MOST_PIXELS = 1e-3
-_MOST_SCORE = 1e-3  # of the highest score
-# Deviations of the pixels. Keypoints move by this about thirty times as far as by rounding, in trained networks.
-_NOISE = 1e-4
-_STEADY = 0.005  # pixels
 _FOR_TRAINING = ("optimizer", "lr_scheduler")
 
-Run = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-class _Expected(NamedTuple):
-    """What a method finds on crops that an exported file is compared on.
-
-    Attributes:
-        images: (B, 3, H, W) uint8.
-        keypoints: (B, K, 2), pixels of the crops.
-        scores: (B, K).
-        steady: (B, K) bool, where the keypoint stays in its place when the pixels change a little. On flat maps it does
-            not, and the order of a sum decides.
-    """
-
-    images: Tensor
-    keypoints: Tensor
-    scores: Tensor
-    steady: Tensor
+Write = Callable[["ExportedProgram", BinaryIO, str, Sequence[str]], Run]
 
 
 def export_onnx(method: PoseModule, path: str | Path, image_size: tuple[int, int]) -> float:
     """Write a method as an ONNX file.
 
     Its input ``images`` is (batch, 3, H, W) uint8 RGB; its outputs are ``keypoints`` (batch, K, 2) in pixels of the
-    crops and ``scores`` (batch, K), float32. The batch may be of any size. The metadata's ``lightning_pose_zoo.json``
-    has version, method, skeleton, image size, normalisation, codec and loss.
+    crops and ``scores`` (batch, K), float32; those of a method for whole pictures are told by its ``graph()``. The
+    batch may be of any size. The metadata's ``lightning_pose_zoo.json`` has version, method, skeleton, image size,
+    normalisation, codec and loss, the names of the outputs, and what persons are put together by.
 
     The file is run with onnxruntime on random crops, and put in its place only where it says what the method says.
 
     Args:
         method: A method, trained; it is left as it was.
         path: The file; an existing one is replaced.
-        image_size: Height and width of the crops in pixels.
+        image_size: Height and width of the crops, or of whole pictures, in pixels.
 
     Returns:
-        The largest distance between a keypoint of the file and the method's, in pixels of the crops.
+        The largest distance between a keypoint, or a candidate, of the file and the method's, in pixels.
 
     Raises:
         SettingsError: Where ONNX's packages are missing, the method cannot take crops of that size, or the file says
@@ -91,7 +72,7 @@ def export_onnx(method: PoseModule, path: str | Path, image_size: tuple[int, int
             "'lightning-pose-zoo[export]', or export a program of torch (--format program)."
         )
 
-    def write(program: ExportedProgram, file: BinaryIO, description: str) -> Run:
+    def write(program: ExportedProgram, file: BinaryIO, description: str, outputs: Sequence[str]) -> Run:
         import onnxruntime
 
         exported = torch.onnx.export(
@@ -99,7 +80,7 @@ def export_onnx(method: PoseModule, path: str | Path, image_size: tuple[int, int
             dynamo=True,
             verbose=False,
             input_names=["images"],
-            output_names=["keypoints", "scores"],
+            output_names=list(outputs),
             dynamic_shapes=({0: "batch"},),
         )
         assert exported is not None
@@ -108,9 +89,8 @@ def export_onnx(method: PoseModule, path: str | Path, image_size: tuple[int, int
         file.flush()
         session = onnxruntime.InferenceSession(file.name, providers=["CPUExecutionProvider"])
 
-        def run(images: Tensor) -> tuple[Tensor, Tensor]:
-            keypoints, scores = session.run(None, {"images": images.numpy()})
-            return torch.from_numpy(keypoints), torch.from_numpy(scores)
+        def run(images: Tensor) -> tuple[Tensor, ...]:
+            return tuple(torch.from_numpy(found) for found in session.run(None, {"images": images.numpy()}))
 
         return run
 
@@ -126,16 +106,16 @@ def export_program(method: PoseModule, path: str | Path, image_size: tuple[int, 
     Args:
         method: A method, trained; it is left as it was.
         path: The file; an existing one is replaced.
-        image_size: Height and width of the crops in pixels.
+        image_size: Height and width of the crops, or of whole pictures, in pixels.
 
     Returns:
-        The largest distance between a keypoint of the file and the method's, in pixels of the crops.
+        The largest distance between a keypoint, or a candidate, of the file and the method's, in pixels.
 
     Raises:
         SettingsError: Where the method cannot take crops of that size, or the file says something else than it.
     """
 
-    def write(program: ExportedProgram, file: BinaryIO, description: str) -> Run:
+    def write(program: ExportedProgram, file: BinaryIO, description: str, _outputs: Sequence[str]) -> Run:
         content = io.BytesIO()
         torch.export.save(program, content, extra_files={DESCRIPTION: description})
         file.write(content.getvalue())
@@ -147,25 +127,40 @@ def export_program(method: PoseModule, path: str | Path, image_size: tuple[int, 
     return _export(method, Path(path), image_size, write)
 
 
-def _export(
-    method: PoseModule,
-    path: Path,
-    image_size: tuple[int, int],
-    write: Callable[[ExportedProgram, BinaryIO, str], Run],
-) -> float:
+def _export(method: PoseModule, path: Path, image_size: tuple[int, int], write: Write) -> float:
     """Trace a method, have it written, and compare what was written with it."""
-    if method.samples != "persons":
-        raise SettingsError(
-            f"{type(method).__name__} finds people in whole pictures, and its grouping is no part of a graph; only "
-            "methods for persons' crops can be exported. torch.export.export(method, ...) gives its maps."
-        )
     with _ready(method), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates its own parts here
-        expected = _expected(method, image_size)
-        program = torch.export.export(method, (expected.images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        from lightning_pose_zoo.methods.remembering import what_output_means
+
+        described = {**what_output_means(method), "version": __version__, "image_size": [int(s) for s in image_size]}
+        module: nn.Module = method
+        if method.samples == "pictures":
+            graph = _graph_of(method)
+            check: Check = PictureCheck(graph, image_size)
+            module, outputs = graph, graph.outputs
+            described |= {"association": graph.association()}
+        else:
+            check, outputs = CropCheck(method, image_size), ("keypoints", "scores")
+        program = torch.export.export(module, (check.images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
         with open_atomically(path) as file:
-            run = write(program, file, json.dumps(_description(method, image_size)))
-            return max(_distance(run, expected, count, path) for count in (1, len(expected.images)))
+            run = write(program, file, json.dumps({**described, "outputs": list(outputs)}), outputs)
+            return max(check.distance(run, count, path) for count in (1, len(check.images)))
+
+
+def _graph_of(method: PoseModule) -> PictureGraph:
+    """Return what is exported of a method for whole pictures.
+
+    Raises:
+        SettingsError: Where it does not say.
+    """
+    if not hasattr(method, "graph"):
+        raise SettingsError(
+            f"{type(method).__name__} finds people in whole pictures and has no graph() that says what of it can be "
+            "exported; see methods/exported_pictures.py."
+        )
+    graph: PictureGraph = method.graph()  # type: ignore[operator]
+    return graph.eval()
 
 
 @contextmanager
@@ -179,63 +174,6 @@ def _ready(method: PoseModule) -> Iterator[None]:
         method.to(device)
         for module, was in training.items():
             module.training = was
-
-
-def _expected(method: PoseModule, image_size: tuple[int, int], count: int = 5) -> _Expected:
-    """Find the keypoints of random crops, made of squares of 8 pixels: what is finer blurs to grey in a network."""
-    if len(image_size) != 2 or min(image_size) < 1:
-        raise SettingsError(f"image_size is {tuple(image_size)}; give height and width in pixels, as in 256 192.")
-    height, width = image_size
-    random = torch.Generator().manual_seed(0)
-    squares = torch.rand(count, 3, -(-height // 8), -(-width // 8), generator=random)
-    images = (F.interpolate(squares, scale_factor=8)[..., :height, :width] * 255).to(torch.uint8)
-    try:
-        keypoints, scores = method(images)
-    except PoseZooError:
-        raise
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(
-            f"{type(method).__name__} cannot take crops of {height}x{width}: {reason}; give an image_size whose sides "
-            "are multiples of 32."
-        ) from error
-    pixels = method.normalized(images)
-    steady = torch.ones_like(scores, dtype=torch.bool)
-    for _ in range(2):
-        moved, _ = method(pixels + _NOISE * torch.randn(pixels.shape, generator=random))
-        steady &= (moved - keypoints).norm(dim=-1) < _STEADY
-    if not steady.any():
-        raise SettingsError(
-            f"on random crops the maps of this {type(method).__name__} are so flat that rounding decides where its "
-            "keypoints are, so that an exported file could not be checked; train it first."
-        )
-    return _Expected(images, keypoints, scores, steady)
-
-
-def _distance(run: Run, expected: _Expected, count: int, path: Path) -> float:
-    """Return by how much a file differs from its method on the first crops, in pixels.
-
-    Raises:
-        SettingsError: Where that is too much.
-    """
-    images, keypoints, scores, steady = (values[:count] for values in expected)
-    found, found_scores = run(images)
-    pixels = torch.where(steady, (found - keypoints).norm(dim=-1), 0.0).max().item()
-    score = (found_scores - scores).abs().max().item() / max(scores.abs().max().item(), 1e-12)
-    if not (pixels <= _MOST_PIXELS and score <= _MOST_SCORE):  # written so that NaN is refused too
-        raise SettingsError(
-            f"'{path}' was not written: on {count} random crops it differs from the method by {pixels:.2g} pixels and "
-            f"{score:.2g} of the highest score; {_MOST_PIXELS} of each is allowed. Update torch, onnxscript and "
-            "onnxruntime, or export the other format."
-        )
-    return pixels
-
-
-def _description(method: PoseModule, image_size: tuple[int, int]) -> dict[str, Any]:
-    """Say what somebody needs who has nothing but the file."""
-    from lightning_pose_zoo.methods.remembering import what_output_means
-
-    return {**what_output_means(method), "version": __version__, "image_size": [int(side) for side in image_size]}
 
 
 def method_from_checkpoint(path: str | Path) -> tuple[PoseModule, tuple[int, int] | None]:
@@ -320,7 +258,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--out", required=True, help="the file to write, such as model.onnx or model.pt2")
     parser.add_argument(
         "--image_size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"),
-        help="of the crops in pixels; those of the training by default, where the checkpoint says them",
+        help="of the crops, or whole pictures, in pixels; those of the training by default, where the checkpoint says",
     )  # fmt: skip
     given = parser.parse_args(list(words))
     method, trained_size = method_from_checkpoint(given.ckpt_path)
@@ -331,8 +269,8 @@ def main(words: Sequence[str]) -> None:
         )
     pixels = (export_onnx if given.format == "onnx" else export_program)(method, given.out, size)
     megabytes = Path(given.out).stat().st_size / 1e6
-    skeleton = method.skeleton
+    skeleton, what = method.skeleton, "crops" if method.samples == "persons" else "pictures"
     print(
-        f"{given.out}: {type(method).__name__}, {skeleton.num_keypoints} keypoints ({skeleton.name}), crops "
-        f"of {size[0]}x{size[1]}, {megabytes:.1f} MB; within {pixels:.1g} pixels of the checkpoint on random crops"
+        f"{given.out}: {type(method).__name__}, {skeleton.num_keypoints} keypoints ({skeleton.name}), {what} "
+        f"of {size[0]}x{size[1]}, {megabytes:.1f} MB; within {pixels:.1g} pixels of the checkpoint on random {what}"
     )

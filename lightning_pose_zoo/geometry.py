@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 __all__ = [
+    "FAR_AWAY",
     "CropConvention",
     "apply_affine",
     "box_area",
@@ -32,6 +33,9 @@ __all__ = [
     "xywh_to_xyxy",
     "xyxy_to_xywh",
 ]
+
+FAR_AWAY = 1e6
+"""No picture is that large: coordinates beyond it, in pixels, are mistakes."""
 
 Array = npt.NDArray[np.floating]
 ArrayOrTensor = TypeVar("ArrayOrTensor", npt.NDArray[np.floating], Tensor)
@@ -176,8 +180,11 @@ def apply_affine(points: ArrayOrTensor, matrix: ArrayOrTensor) -> ArrayOrTensor:
 def invert_affine(matrix: ArrayOrTensor) -> ArrayOrTensor:
     """Invert (..., 2, 3) matrices."""
     if isinstance(matrix, Tensor):
-        inverse = torch.linalg.inv(matrix[..., :2])
-        return torch.cat([inverse, -inverse @ matrix[..., 2:]], dim=-1)
+        # No matrix product, as above; and written out, so that it is exported as a few multiplications.
+        (a, b, x), (c, d, y) = (row.unbind(dim=-1) for row in matrix.unbind(dim=-2))
+        rows = [d, -b, b * y - d * x, -c, a, c * x - a * y]
+        inverse: Tensor = (torch.stack(rows, dim=-1) / (a * d - b * c)[..., None]).unflatten(-1, (2, 3))
+        return inverse
     turned = np.linalg.inv(matrix[..., :2])
     return np.concatenate([turned, -turned @ matrix[..., 2:]], axis=-1)
 

@@ -8,16 +8,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_pose_zoo.codecs.heatmap import HeatmapTargets
+from lightning_pose_zoo.codecs.integral import IntegralTargets
 from lightning_pose_zoo.codecs.regression import RegressionTargets
+from lightning_pose_zoo.errors import SettingsError
 
-__all__ = ["HeatmapCrossEntropy", "HeatmapLoss", "HeatmapMSE", "HeatmapOHKM", "coordinate_loss", "stage_losses"]
+__all__ = [
+    "HeatmapCrossEntropy",
+    "HeatmapLoss",
+    "HeatmapMSE",
+    "HeatmapOHKM",
+    "SymmetricIntegralLoss",
+    "coordinate_loss",
+    "stage_losses",
+]
+
+_AMPLITUDE = 2.0  # of the symmetric gradient, as published
 
 
 class HeatmapLoss(nn.Module, ABC):
@@ -160,3 +172,77 @@ class HeatmapCrossEntropy(HeatmapLoss):
         """
         probabilities = outputs.float().flatten(2).softmax(dim=-1).reshape(outputs.shape)
         return probabilities * (2 * torch.pi * self.sigma**2)
+
+
+class _SymmetricMean(torch.autograd.Function):
+    """The mean place on an axis, whose gradient tells a cell only on which side of the mean it is.
+
+    The gradient of a mean is the cell's number, so that cells on the far side are moved by more than those on the near
+    side. Here it is -2 for cells before the mean and 2 for the others.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, profile: Tensor) -> Tensor:
+        """Return the mean cell (...,) of weights (..., n) along an axis."""
+        cells = torch.arange(profile.shape[-1], device=profile.device, dtype=profile.dtype)
+        mean: Tensor = (profile * cells).sum(dim=-1)
+        ctx.save_for_backward(cells, mean)
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the gradient of the weights (..., n) for that of the mean (...,)."""
+        cells, mean = ctx.saved_tensors
+        before = (cells < mean[..., None]) & (mean[..., None] <= len(cells))
+        gradient: Tensor = gradients[0][..., None] * torch.where(before, -_AMPLITUDE, _AMPLITUDE).to(mean)
+        return gradient
+
+
+class SymmetricIntegralLoss(HeatmapLoss):
+    """Distance of each map's mean from the keypoint, with gradients that do not prefer a side of the map.
+
+    Maps become weights with the sum 1; their mean place is where the keypoint is taken to be. The loss is the distance
+    along x in widths and along y in heights of the map, summed, mean over labelled keypoints. From the AlphaPose
+    repository; Fang et al., "AlphaPose: Whole-Body Regional Multi-Person Pose Estimation and Tracking in Real-Time",
+    TPAMI 2022, arXiv 2211.03375. Read such maps by ``IntegralCodec``.
+
+    Args:
+        weights: How maps become weights: ``softmax``, or ``sigmoid`` divided by its sum, whose peak tells how certain
+            the network is.
+
+    Raises:
+        ValueError: Where there are no such weights.
+    """
+
+    def __init__(self, weights: Literal["softmax", "sigmoid"] = "sigmoid") -> None:
+        super().__init__()
+        if weights not in ("softmax", "sigmoid"):
+            raise ValueError(f"weights is '{weights}'; choose softmax or sigmoid.")
+        self.weights = weights
+
+    def extra_repr(self) -> str:
+        """Show the settings when a module is printed, and in checkpoints."""
+        return f"weights={self.weights}"
+
+    def forward(self, outputs: Tensor, targets: HeatmapTargets) -> Tensor:
+        """See ``HeatmapLoss.forward``.
+
+        Raises:
+            SettingsError: Where the codec does not tell the keypoints' places.
+        """
+        if not isinstance(targets, IntegralTargets):
+            raise SettingsError("SymmetricIntegralLoss needs to know where the keypoints are; take IntegralCodec.")
+        maps = self.to_heatmaps(outputs)
+        if self.weights == "sigmoid":
+            maps = maps / maps.sum(dim=(-2, -1), keepdim=True)
+        height, width = maps.shape[-2:]
+        x, y = (_SymmetricMean.apply(maps.sum(dim=axis)) for axis in (-2, -1))
+        errors: Tensor = (x - targets.cells[..., 0]).abs() / width + (y - targets.cells[..., 1]).abs() / height
+        loss: Tensor = (errors * targets.weights).sum() / targets.weights.sum().clamp(min=1)
+        return loss
+
+    def to_heatmaps(self, outputs: Tensor) -> Tensor:
+        """Turn a network's maps (N, K, h, w) into weights; those of a sigmoid are not divided, so that peaks tell."""
+        if self.weights == "sigmoid":
+            return outputs.float().sigmoid()
+        return outputs.float().flatten(2).softmax(dim=-1).reshape(outputs.shape)

@@ -117,8 +117,14 @@ class PoseCLI(LightningCLI):
             kwargs["precision"] = "32-true"
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
-        if self.subcommand == "predict" and not any(isinstance(one, BasePredictionWriter) for one in given):
-            kwargs.setdefault("callbacks", [*given, callbacks.WritePredictions()])
+        if self.subcommand == "predict":
+            written = any(isinstance(one, BasePredictionWriter) for one in given)
+            timed = any(isinstance(one, callbacks.ReportStageTimes) for one in given)
+            added = [
+                *([] if written else [callbacks.WritePredictions()]),
+                *([] if timed else [callbacks.ReportStageTimes()]),
+            ]
+            kwargs.setdefault("callbacks", [*given, *added])
         return super().instantiate_trainer(**kwargs)
 
     def _falls_back_to_float32(self, config: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_pose_zoo.errors import SettingsError
 
-__all__ = ["WarmupCosine"]
+__all__ = ["WarmupCosine", "scheduler_config"]
 
 
 class WarmupCosine(LRScheduler):
@@ -91,3 +91,34 @@ class WarmupCosine(LRScheduler):
         """Go on at a step."""
         self.last_epoch = state_dict["last_epoch"]
         self._last_lr = list(self.get_lr())
+
+
+_PER_STEP_SCHEDULERS = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR, WarmupCosine)
+
+
+def scheduler_config(scheduler: Any, steps: float, phase_ends: Callable[[float], list[int]]) -> dict[str, Any]:
+    """Tell a schedule how long the training is, and say, as Lightning takes it, when it is stepped.
+
+    Args:
+        scheduler: Of an optimizer.
+        steps: Of the whole training; infinite where it has no end.
+        phase_ends: From these steps to those that each phase ends with.
+
+    Returns:
+        ``scheduler``, ``interval`` (``step`` or ``epoch``) and, where it follows a score, ``monitor``.
+
+    Raises:
+        SettingsError: Where a one-cycle schedule ends before the training does.
+    """
+    if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR) and scheduler.total_steps < steps < float("inf"):
+        raise SettingsError(
+            f"the training has {steps:.0f} steps, but OneCycleLR ends after {scheduler.total_steps}; set its "
+            f"total_steps to {steps:.0f} (--model.lr_scheduler.total_steps), or the trainer's max_steps."
+        )
+    if isinstance(scheduler, WarmupCosine):
+        scheduler.begin(phase_ends(steps))
+    interval = "step" if isinstance(scheduler, _PER_STEP_SCHEDULERS) else "epoch"
+    config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        config["monitor"] = getattr(scheduler, "monitor", "train/loss")
+    return config

@@ -125,8 +125,11 @@ def test_mpii_is_scored_on_the_given_persons(test_data, tmp_path):
     data = MPII(str(tmp_path), samples="pictures", image_size=(96, 128), num_workers=0)
     [scores] = trainer(tmp_path).validate(Knowing("mpii16"), data, verbose=False)
     assert scores["val/PCKh@0.5"] == 1
+    assert scores["val/AP"] == scores["val/AP/left_wrist"] == 1
+    assert "val/AP/pelvis" not in scores
     [scores] = trainer(tmp_path).validate(Knowing("mpii16", forgets=True), data, verbose=False)
     assert 0.4 < scores["val/PCKh@0.5"] < 0.8
+    assert 0.2 < scores["val/AP"] < 0.9
 
 
 def test_predictions_are_written_in_pixels_of_the_originals(tmp_path):

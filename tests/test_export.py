@@ -17,7 +17,6 @@ from lightning_pose_zoo.methods import (
     ConvolutionalPoseMachine,
     EfficientObjectLocalization,
     HRNet,
-    OpenPose,
     SimpleBaseline,
     StackedHourglass,
 )
@@ -94,13 +93,6 @@ def test_programs_say_the_same(tmp_path):
     module, images = trained(method, codec=codec, **arguments)
     assert export_program(module, tmp_path / "model.pt2", SIZE) <= 1e-3
     assert_same(torch.export.load(tmp_path / "model.pt2").module(), module.eval(), images)
-
-
-def test_methods_for_whole_pictures_are_refused(tmp_path):
-    method = OpenPose("lsp14", "v2_bn", stages=(1, 1), channels=8)
-    with pytest.raises(SettingsError, match="OpenPose finds people in whole pictures"):
-        export_program(method, tmp_path / "model.pt2", SIZE)
-    assert not list(tmp_path.iterdir())
 
 
 FIT = [

@@ -7,8 +7,15 @@ import math
 import pytest
 import torch
 
-from lightning_pose_zoo.codecs import HeatmapTargets
-from lightning_pose_zoo.losses import HeatmapCrossEntropy, HeatmapMSE, HeatmapOHKM
+from lightning_pose_zoo.codecs import HeatmapCodec, HeatmapTargets, IntegralCodec
+from lightning_pose_zoo.errors import SettingsError
+from lightning_pose_zoo.losses import (
+    HeatmapCrossEntropy,
+    HeatmapMSE,
+    HeatmapOHKM,
+    SymmetricIntegralLoss,
+    _SymmetricMean,
+)
 
 
 @pytest.fixture
@@ -88,3 +95,69 @@ def test_the_right_maps_cost_least(loss):
 def test_half_precision_outputs_are_compared_in_full():
     outputs = torch.full((1, 1, 4, 4), 300.0, dtype=torch.float16)
     assert torch.isfinite(HeatmapMSE()(outputs, HeatmapTargets(torch.zeros(1, 1, 4, 4), torch.ones(1, 1))))
+
+
+def integral_targets(count=3, size=(64, 48)):
+    codec = IntegralCodec(stride=4)
+    torch.manual_seed(0)
+    keypoints = torch.rand(count, 4, 2) * torch.tensor([size[1], size[0]])
+    visibility = torch.tensor([2, 2, 1, 0]).expand(count, 4)
+    return codec, codec.encode(keypoints, visibility, size), keypoints
+
+
+@pytest.mark.parametrize("weights", ["softmax", "sigmoid"])
+def test_symmetric_integral_loss_is_the_distance_of_the_mean(weights):
+    codec, targets, keypoints = integral_targets()
+    outputs = torch.randn(3, 4, 16, 12)
+    loss = SymmetricIntegralLoss(weights)
+    found, _ = codec.decode(loss.to_heatmaps(outputs))
+    sides = torch.tensor([48.0, 64.0])
+    by_hand = [
+        ((found[n, k] - keypoints[n, k]).abs() / sides).sum().item()
+        for n in range(3) for k in range(4) if targets.weights[n, k]
+    ]  # fmt: skip
+    assert len(by_hand) >= 6
+    assert loss(outputs, targets).item() == pytest.approx(sum(by_hand) / len(by_hand), rel=1e-4)
+
+
+def test_symmetric_gradient_is_the_published_rule():
+    """-2 before the mean and 2 from it on; 2 everywhere where the mean is beyond the map."""
+    profile = torch.tensor([[0.1, 0.2, 0.4, 0.3], [9.0, 0, 0, 1], [0, 0, 3.0, 0]], requires_grad=True)
+    mean = _SymmetricMean.apply(profile)
+    assert mean.tolist() == pytest.approx([1.9, 3.0, 6.0])
+    (mean * torch.tensor([1.0, 0.5, 1.0])).sum().backward()
+    assert profile.grad.tolist() == [[-2, -2, 2, 2], [-1, -1, -1, 1], [2, 2, 2, 2]]
+
+
+def test_symmetric_gradient_does_not_prefer_a_side():
+    """A map and its mirror image are moved alike, where the plain mean moves the far side more."""
+    outputs = torch.randn(1, 1, 8, 12)
+    codec = IntegralCodec(stride=4)
+
+    def gradient(maps, x):
+        maps = maps.clone().requires_grad_()
+        targets = codec.encode(torch.tensor([[[x, 15.5]]]), torch.ones(1, 1), (32, 48))
+        SymmetricIntegralLoss("softmax")(maps, targets).backward()
+        return maps.grad
+
+    there, mirrored = gradient(outputs, 10.0), gradient(outputs.flip(-1), 37.0)
+    torch.testing.assert_close(mirrored.flip(-1), there, rtol=1e-4, atol=1e-7)
+
+
+def test_symmetric_integral_needs_its_codec():
+    targets = HeatmapCodec("center").encode(torch.zeros(1, 2, 2), torch.ones(1, 2), (32, 32))
+    with pytest.raises(SettingsError, match="take IntegralCodec"):
+        SymmetricIntegralLoss()(torch.zeros(1, 2, 8, 8), targets)
+    with pytest.raises(ValueError, match="softmax or sigmoid"):
+        SymmetricIntegralLoss("relu")  # type: ignore[arg-type]
+
+
+def test_integral_codec_reads_what_it_drew_and_flat_maps_in_the_middle():
+    codec = IntegralCodec(stride=4, sigma=1.0)
+    keypoints = torch.tensor([[[20.0, 33.0], [30.5, 25.25]]])
+    found, scores = codec.decode(codec.encode(keypoints, torch.ones(1, 2), (64, 48)).heatmaps)
+    assert (found - keypoints).abs().max() < 0.05
+    assert (scores > 0.8).all()
+    flat, scores = codec.decode(torch.zeros(1, 1, 16, 12) - 1)
+    torch.testing.assert_close(flat, torch.tensor([[[23.5, 31.5]]]))
+    assert scores.item() == 0

@@ -12,9 +12,12 @@ import torch
 
 from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.data import SyntheticPeople
-from lightning_pose_zoo.losses import HeatmapCrossEntropy
+from lightning_pose_zoo.losses import HeatmapCrossEntropy, HeatmapMSE
 from lightning_pose_zoo.methods import (
+    AdversarialPoseNet,
+    AlphaPose,
     ConvolutionalPoseMachine,
+    Critics,
     DeepPose,
     EfficientObjectLocalization,
     HRNet,
@@ -64,6 +67,14 @@ METHODS = {
         EfficientObjectLocalization,
         {"backbone": "tompson7_bn", "channels": 24, "window": 3},
         {"codec": HeatmapCodec("center", stride=8, sigma=0.5), "loss": HeatmapCrossEntropy(0.5)},
+    ),
+    "alphapose": Row(
+        AlphaPose, {"backbone": "test_resnet", "channels": (32, 16), "transformer": "test_resnet"}, LEARNING
+    ),
+    "adversarial_posenet": Row(
+        AdversarialPoseNet,
+        {"stacks": 2, "channels": 16, "critics": Critics(channels=8)},
+        {"loss": HeatmapCrossEntropy(1.0), "occlusion_loss": HeatmapMSE("cells")},
     ),
 }
 HEATMAP_METHODS = {name: row for name, row in METHODS.items() if issubclass(row.method, HeatmapMethod)}

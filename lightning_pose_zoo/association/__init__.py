@@ -3,6 +3,7 @@
 from lightning_pose_zoo.association.nms import oks_nms, rescored, soft_oks_nms, suppressed
 from lightning_pose_zoo.association.oks import oks
 from lightning_pose_zoo.association.paf import GroupedParts, PartGrouping
+from lightning_pose_zoo.association.parametric_nms import ParametricNMS, parametric_nms, parametric_suppressed
 from lightning_pose_zoo.association.partition import (
     Partition,
     PartitionProblem,
@@ -12,11 +13,14 @@ from lightning_pose_zoo.association.partition import (
 
 __all__ = [
     "GroupedParts",
+    "ParametricNMS",
     "PartGrouping",
     "Partition",
     "PartitionProblem",
     "oks",
     "oks_nms",
+    "parametric_nms",
+    "parametric_suppressed",
     "partition_exactly",
     "partition_greedily",
     "rescored",

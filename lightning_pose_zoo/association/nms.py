@@ -20,7 +20,7 @@ from lightning_pose_zoo.errors import PoseZooError
 from lightning_pose_zoo.geometry import box_area
 from lightning_pose_zoo.structures import Poses
 
-__all__ = ["oks_nms", "rescored", "soft_oks_nms", "suppressed"]
+__all__ = ["oks_nms", "ordered_rows", "rescored", "soft_oks_nms", "suppressed"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -59,7 +59,7 @@ def oks_nms(
     """
     points, confidence, sizes, spread = _checked(keypoints, scores, areas, image_ids, sigmas)
     kept = []
-    for rows in _padded(np.asarray(image_ids), confidence):
+    for rows in ordered_rows(np.asarray(image_ids), confidence):
         alive = rows >= 0
         # Copied, so that the poses of one image lie side by side however the rows are ordered.
         near, extents = points[rows], sizes[rows]
@@ -106,7 +106,7 @@ def soft_oks_nms(
         raise PoseZooError(f"soft_oks_nms divides by its threshold, which therefore cannot be {threshold}.")
     points, confidence, sizes, spread = _checked(keypoints, scores, areas, image_ids, sigmas)
     kept = []
-    for rows in _padded(np.asarray(image_ids), confidence):
+    for rows in ordered_rows(np.asarray(image_ids), confidence):
         images, count = rows.shape
         left, lowered = rows >= 0, confidence[rows]
         place = np.broadcast_to(np.arange(count), rows.shape)
@@ -187,10 +187,15 @@ def _checked(
     return points, confidence, sizes, spread
 
 
-def _padded(image_ids: Array, scores: Floats) -> Iterator[Integers]:
+def ordered_rows(image_ids: Array, scores: Floats, at_once: int = _ROWS_AT_ONCE) -> Iterator[Integers]:
     """Yield the rows of some images at a time, (images, most), the best of each first; -1 fills up.
 
     Images of like numbers of poses come together, so that little is filled up.
+
+    Args:
+        image_ids: (P,).
+        scores: (P,).
+        at_once: How many rows come together at most, but for those of one image.
     """
     _, image, per_image = np.unique(image_ids, return_inverse=True, return_counts=True)
     order = np.lexsort((-np.arange(len(scores)), -scores, image))
@@ -199,7 +204,7 @@ def _padded(image_ids: Array, scores: Floats) -> Iterator[Integers]:
     start = 0
     while start < len(by_count):
         stop = start + 1
-        while stop < len(by_count) and (stop + 1 - start) * per_image[by_count[stop]] <= _ROWS_AT_ONCE:
+        while stop < len(by_count) and (stop + 1 - start) * per_image[by_count[stop]] <= at_once:
             stop += 1
         some = by_count[start:stop]
         column = np.arange(per_image[some[-1]])

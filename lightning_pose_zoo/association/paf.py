@@ -17,34 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_pose_zoo.association.candidates import Candidates, find_candidates
+from lightning_pose_zoo.association.line_integrals import Pairs, line_integrals
 from lightning_pose_zoo.errors import PoseZooError
 
-__all__ = ["GroupedParts", "Matching", "Pairs", "PartGrouping", "line_integrals", "match_pairs"]
+__all__ = ["GroupedParts", "Matching", "PartGrouping", "match_pairs"]
 
 Matching = Literal["greedy", "optimal"]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
-
-_SAMPLES = 10
-_ORDER = (5, 3, 7, 4, 6, 2, 8, 1, 9, 0)  # the order in which samples are taken
-_ALONG = 0.05  # a sample agrees where the field goes along the limb by more than this
-_NEAR = 0.4  # cells
-
-
-class Pairs(NamedTuple):
-    """Pairs of candidates that a limb may join.
-
-    Attributes:
-        limbs: (Q,) int64.
-        first: (Q,) int64, row of the candidates.
-        second: (Q,) int64.
-        scores: (Q,) float32, line integral and candidates' scores, above 0.
-    """
-
-    limbs: Tensor
-    first: Tensor
-    second: Tensor
-    scores: Tensor
 
 
 class GroupedParts(NamedTuple):
@@ -146,99 +126,6 @@ def _check(heatmaps: Tensor, fields: Tensor, limbs: Sequence[tuple[int, int]]) -
                     f"the {name} of pictures {rows} of the batch have values that are not finite, so nobody can be "
                     "found in them; the weights are damaged or the training diverged, take an earlier checkpoint."
                 )
-
-
-def line_integrals(
-    fields: Tensor,
-    candidates: Candidates,
-    limbs: Sequence[tuple[int, int]],
-    parts: int,
-    field_shift: float = 0.0,
-    agreeing: float = 0.8,
-) -> Pairs:
-    """Measure for every pair of candidates how well the field of their limb goes from one to the other.
-
-    The field is read at ten places along the line, between the cells, and multiplied with the line's direction. A pair
-    counts where the share ``agreeing`` of them is above 0.05; its score is the mean of all ten. Two samples are
-    taken first, and pairs that cannot reach that share any more are left out.
-
-    Args:
-        fields: (B, 2 C, h, w).
-        candidates: Of the B pictures.
-        limbs: Pairs of parts.
-        parts: J.
-        field_shift: Cells that fields lie further right and down than maps.
-        agreeing: Share of the samples that must agree.
-    """
-    limb, first, second = _all_pairs(candidates, limbs, parts, len(fields))
-    row = candidates.rows[first]
-    start, end = candidates.cells[first] + field_shift, candidates.cells[second] + field_shift
-    length = (end - start).norm(dim=-1, keepdim=True)
-    way = torch.where(length > 1e-3, (end - start) / length.clamp(min=1e-3), 0.0)
-    vectors = fields.float().unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2).reshape(-1, 2)
-    height, width = fields.shape[-2:]
-    base = (row * len(limbs) + limb) * (height * width)
-    steps = torch.linspace(0, 1, _SAMPLES, device=fields.device)
-
-    def along(some: Tensor, which: Sequence[int]) -> Tensor:
-        places = start[some, None] + (end - start)[some, None] * steps[list(which), None]
-        read = _between_cells(vectors, base[some, None], places, height, width)
-        return (read * way[some, None]).sum(dim=-1)
-
-    allowed = round(_SAMPLES * (1 - agreeing))
-    near = length[:, 0] < _NEAR
-    # Most pairs are of different persons: none of the first samples agrees, and that is more than are allowed to fail.
-    first_ones, others = _ORDER[: allowed + 1], _ORDER[allowed + 1 :]
-    early = along(torch.arange(len(limb), device=fields.device), first_ones)
-    left = (near | (early > _ALONG).any(dim=1)).nonzero()[:, 0]
-    values = torch.cat([early[left], along(left, others)], dim=1)
-    score = values.mean(dim=1)
-    good = near[left] | (((values > _ALONG).sum(dim=1) >= _SAMPLES - allowed) & (score > 0))
-    score = torch.where(near[left], score.clamp(min=_ALONG), score)
-    left = left[good]
-    heights = (candidates.scores[first[left]] * candidates.scores[second[left]]).sqrt()
-    return Pairs(limb[left], first[left], second[left], score[good] * heights)
-
-
-def _all_pairs(
-    candidates: Candidates, limbs: Sequence[tuple[int, int]], parts: int, pictures: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return limb, first and second candidate of all pairs, of all limbs in all pictures."""
-    device = candidates.rows.device
-    group = candidates.rows * parts + candidates.parts
-    counts = torch.bincount(group, minlength=pictures * parts)
-    begins = counts.cumsum(0) - counts
-    ends = torch.tensor(limbs, device=device).reshape(-1, 2)
-    running = torch.arange(pictures, device=device)[:, None] * parts
-    first_group, second_group = (running + ends[:, 0]).flatten(), (running + ends[:, 1]).flatten()
-    sizes = counts[first_group] * counts[second_group]
-    limb_of_group = torch.arange(len(limbs), device=device).repeat(pictures)
-    which = torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes)
-    inner = torch.arange(len(which), device=device) - (sizes.cumsum(0) - sizes)[which]
-    wide = counts[second_group][which].clamp(min=1)
-    quotient = torch.div(inner, wide, rounding_mode="floor")
-    first = begins[first_group][which] + quotient
-    second = begins[second_group][which] + inner - quotient * wide
-    return limb_of_group[which], first, second
-
-
-def _between_cells(vectors: Tensor, base: Tensor, places: Tensor, height: int, width: int) -> Tensor:
-    """Read fields (rows of ``vectors``, from ``base`` on) at places (Q, S, 2) between the cells, clamped to the map."""
-    x = places[..., 0].clamp(0, width - 1)
-    y = places[..., 1].clamp(0, height - 1)
-    column, line = x.long(), y.long()
-    right_share, lower_share = (x - column)[..., None], (y - line)[..., None]
-    corner = base + line * width + column
-    # The last column and row have nothing behind them, and a share of 0 there.
-    right, lower = (column + 1 < width).long(), (line + 1 < height).long() * width
-
-    def read(cells: Tensor) -> Tensor:
-        return vectors.index_select(0, cells.flatten()).view(*cells.shape, 2)
-
-    upper = torch.lerp(read(corner), read(corner + right), right_share)
-    corner = corner + lower
-    below = torch.lerp(read(corner), read(corner + right), right_share)
-    return torch.lerp(upper, below, lower_share)
 
 
 def match_pairs(pairs: Pairs, candidates: int, matching: Matching = "greedy") -> Pairs:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from lightning_pose_zoo.association.partition import PartitionProblem
-from lightning_pose_zoo.codecs.part_fields import PartCandidates
+from lightning_pose_zoo.codecs.part_fields import PartCandidates, TopCandidates
 from lightning_pose_zoo.structures import PoseBatch
 
-__all__ = ["fit_regressions", "log_odds", "pair_features", "partition_problem", "sampled_pairs"]
+__all__ = ["fit_regressions", "log_odds", "pair_costs", "pair_features", "partition_problem", "sampled_pairs"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,12 +55,47 @@ def pair_features(candidates: PartCandidates, first: Tensor, second: Tensor, str
     ends = []
     for here, there in ((first, second), (second, first)):
         true = candidates.positions[there] - candidates.centers[here]
-        expected = candidates.toward[here, candidates.parts[there]]
-        distance = (true - expected).norm(dim=-1) / stride
-        cross = true[:, 0] * expected[:, 1] - true[:, 1] * expected[:, 0]
-        angle = torch.atan2(cross.abs(), (true * expected).sum(dim=-1))
-        ends.append(torch.stack([distance, angle, (-distance).exp(), (-angle).exp()], dim=-1))
+        ends.append(_mistakes(true, candidates.toward[here, candidates.parts[there]], stride))
     return torch.stack(ends, dim=1)
+
+
+def _mistakes(true: Tensor, expected: Tensor, stride: int) -> Tensor:
+    """Measure how wrong expected displacements (..., 2) are, (..., 4)."""
+    distance = (true - expected).norm(dim=-1) / stride
+    cross = true[..., 0] * expected[..., 1] - true[..., 1] * expected[..., 0]
+    angle = torch.atan2(cross.abs(), (true * expected).sum(dim=-1))
+    return torch.stack([distance, angle, (-distance).exp(), (-angle).exp()], dim=-1)
+
+
+def pair_costs(
+    candidates: TopCandidates,
+    one_end: Callable[[Tensor, Tensor, Tensor], Tensor],
+    stride: int,
+    same_part_distance: float,
+) -> Tensor:
+    """Compose the pairwise costs of ``partition_problem`` for candidates in tensors of fixed shapes.
+
+    Args:
+        candidates: K times M in each of B pictures.
+        one_end: ``PairRegression.of_one_end``: features (..., 4) and the parts of both ends to (...).
+        stride: Pixels per cell.
+        same_part_distance: As there.
+
+    Returns:
+        (B, K M, K M), candidates part by part; 0 on the diagonal and where there is no candidate.
+    """
+    joints, most = int(candidates.scores.shape[1]), int(candidates.scores.shape[2])
+    parts = torch.arange(joints, device=candidates.scores.device).repeat_interleave(most)
+    positions, centers = candidates.positions.flatten(1, 2), candidates.centers.flatten(1, 2)
+    expected = candidates.toward.flatten(1, 2)[:, :, parts]  # (B, K M, K M, 2): of the row about the column
+    true = positions[:, None] - centers[:, :, None]
+    ends = one_end(_mistakes(true, expected, stride), parts[:, None], parts[None])
+    distance = (positions[:, None] - positions[:, :, None]).norm(dim=-1)
+    same_part = _SAME_PART_SLOPE * (distance / same_part_distance - 1)
+    costs = torch.where(parts[:, None] == parts[None], same_part, -(ends + ends.transpose(1, 2)))
+    there = candidates.scores.flatten(1) > 0
+    counted = there[:, :, None] & there[:, None] & ~torch.eye(joints * most, dtype=torch.bool, device=parts.device)
+    return torch.where(counted, costs.clamp(-_CERTAIN, _CERTAIN), 0.0)
 
 
 def partition_problem(

@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_pose_zoo.errors import SettingsError
 
-__all__ = ["CompileNetwork"]
+__all__ = ["CompileNetwork", "callable_parts"]
 
 
 class CompileNetwork(L.Callback):
@@ -62,7 +62,7 @@ class CompileNetwork(L.Callback):
         if self.backend == "inductor":
             _refuse_missing_tools(trainer.strategy.root_device.type)
         self._restore()
-        self._compiled = list(_callable_parts(network))
+        self._compiled = list(callable_parts(network))
         for part in self._compiled:
             part.compile(mode=self.mode, dynamic=self.dynamic, backend=self.backend)
 
@@ -80,7 +80,7 @@ class CompileNetwork(L.Callback):
         self._compiled = []
 
 
-def _callable_parts(network: nn.Module) -> Iterator[nn.Module]:
+def callable_parts(network: nn.Module) -> Iterator[nn.Module]:
     """Yield a network and its parts, since some methods call these by themselves.
 
     Parts that the network calls are compiled as one with it.

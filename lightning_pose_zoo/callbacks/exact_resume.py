@@ -30,6 +30,7 @@ class ExactResume(L.Callback):
         self._states: dict[str, Any] | None = None
         self._loaders: list[dict[str, Any]] = []
         self._resumed = False
+        self._stepped = 0  # batches, or accumulated ones, that the log has a step for
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gather the states of all processes; like all of Lightning's checkpointing, this runs on each of them."""
@@ -39,12 +40,15 @@ class ExactResume(L.Callback):
         else:
             states = [_states(pl_module.device)]
         checkpoint["random_states"] = states
+        checkpoint["logged_steps"] = self._stepped
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember this process's states until training starts; an evaluation needs none of them."""
         if trainer.state.fn != "fit":
             return
         self._resumed = True
+        # Checkpoints of older versions do not say.
+        self._stepped = checkpoint.get("logged_steps", checkpoint["global_step"])
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
         states = checkpoint.get("random_states")
         if states is None:
@@ -65,14 +69,27 @@ class ExactResume(L.Callback):
         if self._states is not None:
             _restore(self._states, pl_module.device)
         self._states, self._loaders = None, []
+        if not self._resumed:
+            self._stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Correct the step that Lightning logs by, before the first batch."""
-        if self._resumed and pl_module.automatic_optimization:
-            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        if self._resumed:
+            steps = trainer.global_step if pl_module.automatic_optimization else self._stepped
+            trainer.fit_loop.epoch_loop._batches_that_stepped = steps
         self._resumed = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the steps that are logged, before a checkpoint of this batch is written.
+
+        Lightning counts them later, and ``global_step`` is another number where a method steps several optimizers.
+        """
+        if not trainer.fit_loop.epoch_loop._should_accumulate():
+            self._stepped += 1
 
 
 def _states(device: torch.device) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from lightning_pose_zoo.codecs.peaks import dark_offset, dark_udp_offset, map_peaks, quarter_offset
 
-__all__ = ["HeatmapCodec", "HeatmapConvention", "HeatmapTargets"]
+__all__ = ["HeatmapCodec", "HeatmapConvention", "HeatmapTargets", "occlusion_targets"]
 
 HeatmapConvention = Literal["center", "msra", "dark", "udp"]
 
@@ -45,6 +45,20 @@ class HeatmapTargets(NamedTuple):
 
     heatmaps: Tensor
     weights: Tensor
+
+
+def occlusion_targets(targets: HeatmapTargets, visibility: Tensor) -> HeatmapTargets:
+    """Return what maps of hidden keypoints are trained on: a Gaussian where a keypoint is hidden, zeros where seen.
+
+    Args:
+        targets: Of the keypoints, hidden or not, as ``HeatmapCodec.encode`` draws them.
+        visibility: (N, K); 1 where a keypoint is labelled but hidden. Those of 0 keep weight 0.
+
+    Returns:
+        Heatmaps (N, K, h, w) and weights (N, K), the same as of ``targets``.
+    """
+    hidden = (visibility == 1).to(targets.heatmaps)
+    return HeatmapTargets(targets.heatmaps * hidden[..., None, None], targets.weights)
 
 
 class HeatmapCodec(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_pose_zoo.errors import PoseZooError
 
-__all__ = ["PartCandidates", "PartFieldCodec", "PartFieldTargets"]
+__all__ = ["PartCandidates", "PartFieldCodec", "PartFieldTargets", "TopCandidates"]
 
 
 class PartFieldTargets(NamedTuple):
@@ -69,6 +69,22 @@ class PartCandidates(NamedTuple):
     def cpu(self) -> PartCandidates:
         """Return the same candidates in main memory."""
         return PartCandidates(*(column.cpu() for column in self))
+
+
+class TopCandidates(NamedTuple):
+    """The best M candidates of each part in each picture, the highest first; what ``PartCandidates`` says of each.
+
+    Attributes:
+        scores: (B, K, M) float32; 0 where there are no more, and the rest means nothing there.
+        centers: (B, K, M, 2) float32.
+        positions: (B, K, M, 2) float32.
+        toward: (B, K, M, K, 2) float32.
+    """
+
+    scores: Tensor
+    centers: Tensor
+    positions: Tensor
+    toward: Tensor
 
 
 class PartFieldCodec(nn.Module):
@@ -227,6 +243,38 @@ class PartFieldCodec(nn.Module):
                 "good checkpoint, or with a lower learning rate."
             )
         return PartCandidates(rows, parts, found[kept], centers[kept], positions[kept], expected)
+
+    def top_candidates(self, scores: Tensor, offsets: Tensor, toward: Tensor) -> TopCandidates:
+        """Read what ``candidates`` reads, in tensors whose shapes do not depend on how much that is.
+
+        Args:
+            scores: As there.
+            offsets: As there.
+            toward: As there.
+        """
+        height, width = (int(side) for side in scores.shape[-2:])
+        y, x = torch.meshgrid(
+            torch.arange(height, device=scores.device), torch.arange(width, device=scores.device), indexing="ij"
+        )
+        middles = self.centers(torch.stack([x, y], dim=-1).float()).view(-1, 2)
+        places = middles + offsets.float().flatten(3).transpose(2, 3)  # (B, K, h w, 2)
+        left = torch.where(scores >= self.threshold, scores, 0.0).float().flatten(2)
+        found, cells = [], []
+        for _ in range(min(self.most, height * width)):
+            highest, cell = left.max(dim=2, keepdim=True)
+            place = places.gather(2, cell[..., None].expand(-1, -1, -1, 2))
+            left = torch.where((places - place).norm(dim=-1) >= self.spacing, left, 0.0)
+            found.append(highest)
+            cells.append(cell)
+        values, chosen = torch.cat(found, dim=2), torch.cat(cells, dim=2)
+        joints = scores.shape[1]
+        expected = toward.float().flatten(4).gather(4, chosen[:, :, None, None].expand(-1, -1, joints, 2, -1))
+        return TopCandidates(
+            values,
+            middles[chosen],
+            places.gather(2, chosen[..., None].expand(-1, -1, -1, 2)),
+            expected.permute(0, 1, 4, 2, 3),
+        )
 
     def _spaced(self, groups: Tensor, positions: Tensor) -> Tensor:
         """Return which of ordered candidates stay, (n,) int64: those far enough from all before them in their group."""

@@ -9,6 +9,7 @@ from lightning_pose_zoo.data.flic import FLIC
 from lightning_pose_zoo.data.labeled_frames import LabeledFrames
 from lightning_pose_zoo.data.lsp import LSP
 from lightning_pose_zoo.data.mpii import MPII
+from lightning_pose_zoo.data.proposals import BoxOffsets, PoseGuidedProposals
 from lightning_pose_zoo.data.synthetic import SyntheticPeople
 from lightning_pose_zoo.data.whole_pictures import PictureDataset, WholePicture
 
@@ -17,6 +18,7 @@ __all__ = [
     "LSP",
     "MPII",
     "Augmentation",
+    "BoxOffsets",
     "COCOKeypoints",
     "CropAugmentation",
     "CropDataset",
@@ -28,6 +30,7 @@ __all__ = [
     "PictureDataset",
     "PoseDataModule",
     "PoseDataset",
+    "PoseGuidedProposals",
     "SyntheticPeople",
     "WholePicture",
 ]

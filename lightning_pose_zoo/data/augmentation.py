@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightning_pose_zoo.data.proposals import PoseGuidedProposals
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import box_center_size, fit_aspect
 from lightning_pose_zoo.skeletons import Skeleton
@@ -61,6 +62,7 @@ class CropAugmentation(Augmentation):
         half_body_probability: How often only the upper or the lower body is cut out, where enough of it is labelled.
         half_body_min_keypoints: More than this many labelled keypoints are needed for that.
         shift: Largest shift of the crop's centre, as a fraction of the box; the published recipes have none.
+        proposals: Draws boxes as a detector would, before all else; none by default.
         transforms: albumentations transforms of colour, blur or dropout, by class path; applied to the crop in order,
             each with its own probability. Those that move pixels are refused, because the keypoints would stay behind.
     """
@@ -74,6 +76,7 @@ class CropAugmentation(Augmentation):
         half_body_probability: float = 0.0,
         half_body_min_keypoints: int = 8,
         shift: float = 0.0,
+        proposals: PoseGuidedProposals | None = None,
         transforms: list[Callable[..., dict[str, Any]]] | None = None,
     ) -> None:
         super().__init__(transforms)
@@ -84,6 +87,7 @@ class CropAugmentation(Augmentation):
         self.half_body_probability = half_body_probability
         self.half_body_min_keypoints = half_body_min_keypoints
         self.shift = shift
+        self.proposals = proposals
 
     def vary(
         self,

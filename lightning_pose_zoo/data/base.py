@@ -20,10 +20,12 @@ from lightning_pose_zoo.data.crops import CropSettings, PoseDataset, TableCrops
 from lightning_pose_zoo.data.sampling import PoseLoader, PoseSampler
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.data.whole_pictures import TablePictures
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention
 from lightning_pose_zoo.metrics.rows import PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton
+from lightning_pose_zoo.stage_times import StageTimes
 
 __all__ = ["PoseDataModule", "Samples", "Split"]
 
@@ -59,11 +61,16 @@ class PoseDataModule(L.LightningDataModule, ABC):
             every picture is taken as one person's.
         seed: Of the order and the augmentation.
         samples: ``persons``, one crop each, or ``pictures`` with all of their people.
+        predict_detector: Finds the persons in ``predict_images``: a ``PersonDetector`` or its name; see
+            ``detection.get_detector``.
         masks: With whole pictures, hand over what each person covers.
 
     Raises:
         DatasetError: Where a size, or what a sample is, makes no sense, or whole pictures are to have boxes.
     """
+
+    stage_times: StageTimes | None = None
+    """How long the stages of the latest ``predict`` took; from its ``setup`` on."""
 
     def __init__(
         self,
@@ -77,6 +84,7 @@ class PoseDataModule(L.LightningDataModule, ABC):
         predict_boxes: str | None,
         seed: int,
         samples: Samples = "persons",
+        predict_detector: DetectorLike | None = None,
         masks: bool = False,
     ) -> None:
         super().__init__()
@@ -86,8 +94,12 @@ class PoseDataModule(L.LightningDataModule, ABC):
             )
         if samples not in get_args(Samples):
             raise DatasetError(f"samples is '{samples}'; there are {' and '.join(get_args(Samples))}.")
-        if samples == "pictures" and predict_boxes is not None:
-            raise DatasetError("predict_boxes cuts persons out, but samples is 'pictures'; leave one of them out.")
+        if samples == "pictures" and (predict_boxes is not None or predict_detector is not None):
+            what = "predict_detector" if predict_boxes is None else "predict_boxes"
+            raise DatasetError(f"{what} cuts persons out, but samples is 'pictures'; leave one of them out.")
+        if predict_detector is not None and (predict_boxes is not None or predict_images is None):
+            lacks = "predict_images is not given" if predict_images is None else "predict_boxes are given too"
+            raise DatasetError(f"predict_detector finds people in predict_images, but {lacks}.")
         if len(image_size) != 2 or min(image_size) < 1:
             raise DatasetError(f"image_size is {tuple(image_size)}; give height and width in pixels, as in [256, 192].")
         self.settings = CropSettings((int(image_size[0]), int(image_size[1])), padding, crop_convention)
@@ -96,6 +108,7 @@ class PoseDataModule(L.LightningDataModule, ABC):
         self.augmentation = augmentation
         self.predict_images = predict_images
         self.predict_boxes = predict_boxes
+        self.predict_detector = predict_detector
         self.seed = seed
         self.samples: Samples = samples
         self.masks = masks
@@ -162,17 +175,23 @@ class PoseDataModule(L.LightningDataModule, ABC):
         for split in splits.get(stage, ()):
             self._add(split, split)
         if stage == "predict":
+            self.stage_times = StageTimes(self.num_workers)
             self._add("predict", "test")
+            self.datasets["predict"].times = self.stage_times
 
     def _add(self, name: str, split: Split) -> None:
         if name in self.datasets:
             return
         if name == "predict" and self.predict_images is not None:
-            from lightning_pose_zoo.data.pictures import picture_crops, whole_pictures
+            from lightning_pose_zoo.data.pictures import detected_crops, picture_crops, whole_pictures
 
             path = Path(self.predict_images)
             if self.samples == "pictures":
                 dataset: PoseDataset = whole_pictures(path, self.skeleton, self.settings)
+            elif self.predict_detector is not None:
+                ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+                detector, times = self.predict_detector, self.stage_times
+                dataset = detected_crops(path, detector, self.skeleton, self.settings, times, ranks)
             else:
                 dataset = picture_crops(path, self.predict_boxes, self.skeleton, self.settings)
         else:

@@ -15,14 +15,12 @@ import numpy.typing as npt
 
 from lightning_pose_zoo.data.images import image_size
 from lightning_pose_zoo.errors import DatasetError, ImageError, complain
+from lightning_pose_zoo.geometry import FAR_AWAY
 
 __all__ = ["Findings", "OnBad", "check_pictures", "is_number", "number_list", "pixel_problem", "read_json", "safe_name"]
 
 OnBad = Literal["refuse", "skip"]
 """What to do about annotations that cannot be used: stop with a list of them, or leave them out with a warning."""
-
-FAR_AWAY = 1e6
-"""No picture is that large: coordinates beyond it, in pixels, are mistakes."""
 
 _HEADERS_READ = 2000
 

@@ -12,15 +12,23 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lightning_pose_zoo.association import ParametricNMS
 from lightning_pose_zoo.data.augmentation import Augmentation, CropAugmentation, PictureAugmentation
 from lightning_pose_zoo.data.base import PoseDataModule, Samples, Split
 from lightning_pose_zoo.data.checks import OnBad
 from lightning_pose_zoo.data.coco_files import choose_category, read_boxes, read_coco, read_content
 from lightning_pose_zoo.data.crops import PoseDataset, TableCrops
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, clip_boxes
-from lightning_pose_zoo.metrics import PCK, GroundTruth, OKSMeanAveragePrecision, PoseMetric
+from lightning_pose_zoo.metrics import (
+    PCK,
+    GroundTruth,
+    OKSMeanAveragePrecision,
+    ParametricNMSAveragePrecision,
+    PoseMetric,
+)
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["COCOKeypoints"]
@@ -59,11 +67,15 @@ class COCOKeypoints(PoseDataModule):
             45 degrees, half bodies 0.3, mirrored 0.5), for whole pictures OpenPose's, null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the validation set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
+        predict_detector: Finds the persons in predict_images: a detector of torchvision by its name, or one of your own
+            by its dotted path; see detection.get_detector.
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
         masks: With whole pictures, hand over what each person covers, by the ``segmentation`` of the annotations; for
             methods that learn it.
+        pose_nms: What makes one of several detections of a person, with val_boxes: "oks", as above; parametric
+            pose-NMS with the published numbers of "rmpe" or "alphapose", or with those in a YAML file (FitPoseNMS).
     """
 
     def __init__(
@@ -87,7 +99,9 @@ class COCOKeypoints(PoseDataModule):
         predict_boxes: str | None = None,
         seed: int = 0,
         samples: Samples = "persons",
+        predict_detector: DetectorLike | None = None,
         masks: bool = False,
+        pose_nms: str = "oks",
     ) -> None:
         if augmentation == "default":
             crops = CropAugmentation(scale=0.35, rotation=45.0, half_body_probability=0.3)
@@ -105,6 +119,7 @@ class COCOKeypoints(PoseDataModule):
             predict_boxes,
             seed,
             samples,
+            predict_detector,
             masks,
         )
         root_folder = Path(root)
@@ -115,6 +130,7 @@ class COCOKeypoints(PoseDataModule):
         self.val_boxes = None if val_boxes is None else root_folder / val_boxes
         self.category = category
         self.on_bad = on_bad
+        self.pose_nms = None if pose_nms == "oks" else ParametricNMS.named(pose_nms)
         self._skeleton = None if skeleton is None else get_skeleton(skeleton)
         self._tables: dict[str, AnnotationTable] = {}
 
@@ -189,6 +205,8 @@ class COCOKeypoints(PoseDataModule):
     def metrics(self) -> Sequence[PoseMetric]:
         """Return average precision over the validation set and, for annotated boxes, PCK relative to the box."""
         truth = self.ground_truth()
+        if self.val_boxes is not None and self.pose_nms is not None:
+            return [ParametricNMSAveragePrecision(self.skeleton, annotations=truth, settings=self.pose_nms)]
         if self.val_boxes is not None:
             return [OKSMeanAveragePrecision(self.skeleton, annotations=truth, oks_nms=_OKS_NMS)]
         if self.samples == "pictures":

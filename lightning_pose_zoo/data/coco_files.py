@@ -24,11 +24,12 @@ from lightning_pose_zoo.data.checks import (
 )
 from lightning_pose_zoo.data.regions import Regions, outline_problem
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.boxes import box_problem
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import box_area, xywh_to_xyxy
 from lightning_pose_zoo.skeletons import Skeleton
 
-__all__ = ["AREA_OF_BOX", "choose_category", "read_boxes", "read_coco", "read_content"]
+__all__ = ["AREA_OF_BOX", "choose_category", "read_boxes", "read_coco", "read_content", "read_images"]
 
 AREA_OF_BOX = 0.53
 """Share of its box that a person is taken to fill where no area is annotated, as CrowdPose's evaluation has it."""
@@ -49,7 +50,7 @@ class _Rows:
 
 def read_coco(
     annotations: Path,
-    images: Path,
+    images: Path | None,
     skeleton: Skeleton,
     category: str | None = None,
     on_bad: OnBad = "refuse",
@@ -63,7 +64,7 @@ def read_coco(
 
     Args:
         annotations: The JSON file.
-        images: Folder of the pictures.
+        images: Folder of the pictures; None where annotations are read alone, and no picture is looked for.
         skeleton: What the keypoints are.
         category: Name of the category; None takes the only one that has keypoints.
         on_bad: Whether unusable annotations are refused or skipped.
@@ -81,19 +82,19 @@ def read_coco(
     chosen = choose_category(annotations, content, category)
     _check_names(annotations, chosen, skeleton)
     findings = Findings(annotations)
-    image_rows, file_names, sizes = _read_images(content["images"], findings)
+    image_rows, file_names, sizes = read_images(content["images"], findings)
     known = {entry["id"] for entry in content["categories"] if isinstance(entry, dict) and type(entry.get("id")) is int}
     rows = _read_annotations(content["annotations"], findings, image_rows, known, chosen["id"], skeleton.num_keypoints)
     if outlines:
         _check_outlines(rows, findings, sizes, everybody=outlines == "all")
     unusable: list[int] = []
-    if not findings.general:
+    if not findings.general and images is not None:
         unusable = _drop_missing(rows, findings, images, file_names, sizes, every_picture)
     findings.settle(on_bad)
     if not rows.ids:
         raise DatasetError(f"'{annotations}' has no usable annotation of the category '{chosen['name']}'.")
     ids = np.array(list(image_rows), dtype=np.int64)
-    table = _table(rows, annotations, images, skeleton, file_names, ids, sizes)
+    table = _table(rows, annotations, images or Path(), skeleton, file_names, ids, sizes)
     if outlines:
         table = replace(table, regions=Regions.encode(rows.outlines, sizes[table.image_rows]))
     return table.without_pictures(unusable) if every_picture else table
@@ -148,8 +149,13 @@ def _check_names(path: Path, category: dict[str, Any], skeleton: Skeleton) -> No
         )
 
 
-def _read_images(entries: list[Any], findings: Findings) -> tuple[dict[int, int], list[str], npt.NDArray[np.int32]]:
-    """Return the row of each picture by its id, their names, and their sizes (I, 2)."""
+def read_images(entries: list[Any], findings: Findings) -> tuple[dict[int, int], list[str], npt.NDArray[np.int32]]:
+    """Return the row of each picture by its id, their names, and their sizes (I, 2).
+
+    Args:
+        entries: The list ``images`` of a COCO file.
+        findings: Where what is wrong with them is noted.
+    """
     rows: dict[int, int] = {}
     names: list[str] = []
     sizes: list[tuple[int, int]] = []
@@ -327,7 +333,8 @@ def read_boxes(
     Args:
         path: JSON list of {image_id, category_id, bbox, score}.
         table: Which pictures there are.
-        category: Detections of other categories are left out.
+        category: Detections of other categories are left out. So are boxes without area and boxes outside of their
+            picture, with a warning that counts them.
 
     Returns:
         A table whose persons are the detections, without keypoints, numbered as in the file; and the scores (n,).
@@ -347,17 +354,19 @@ def read_boxes(
         given = entry if isinstance(entry, dict) else {}
         if given.get("category_id", category) != category:
             continue
-        box = number_list(given.get("bbox"), 4)
+        identity, box = given.get("image_id"), number_list(given.get("bbox"), 4)
         score: Any = given.get("score")
         if box is None or pixel_problem(box) or (box[2:] < 0).any() or not is_number(score) or not abs(score) < np.inf:
             findings.add(f"detection {position}: it has no bbox of 4 numbers or no score: {str(entry)[:100]}")
-        elif type(given.get("image_id")) is not int or given["image_id"] not in row_of:
-            findings.add(f"detection {position}: unknown picture {given.get('image_id')!r}")
-        elif (box[2:] > 0).all():
+        elif type(identity) is not int or identity not in row_of:
+            findings.add(f"detection {position}: unknown picture {identity!r}")
+        elif (problem := box_problem(xywh_to_xyxy(box), *table.image_sizes[row_of[identity]].tolist())) is not None:
+            findings.reject(position, f"detection {position} of picture {identity}", problem)
+        else:
             numbers.append(position)
-            image_rows.append(row_of[given["image_id"]])
+            image_rows.append(row_of[identity])
             values.append([*box.tolist(), float(score)])
-    findings.settle()
+    findings.settle("skip")
     columns = np.array(values, dtype=np.float64).reshape(-1, 5)
     boxes, count, keypoints = xywh_to_xyxy(columns[:, :4]).astype(np.float32), len(values), table.skeleton.num_keypoints
     detected = replace(

@@ -26,6 +26,7 @@ from lightning_pose_zoo.data.sampling import SampleKey, sample_rng
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.skeletons import Skeleton
+from lightning_pose_zoo.stage_times import StageTimes, timed
 from lightning_pose_zoo.structures import PoseBatch
 
 __all__ = ["CropDataset", "CropSettings", "Person", "PoseDataset", "TableCrops", "warped_box"]
@@ -93,6 +94,8 @@ class PoseDataset(Dataset[PoseBatch], ABC):
 
     random_order = False
     """Whether the order of the samples is a random one already, so that training need not shuffle them."""
+    times: StageTimes | None = None
+    """Where the seconds for reading and for cutting are added up; None where nobody asks."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -117,8 +120,10 @@ class PoseDataset(Dataset[PoseBatch], ABC):
         """Warp a picture into ``slot`` (H, W, 3), decoding as much of a file as that looks at."""
         height, width = self.settings.size
         if isinstance(image, Path):
-            image = read_image(image, rows=_rows_needed(matrix, self.settings.size))
-        cv2.warpAffine(image, matrix, (width, height), dst=slot, flags=cv2.INTER_LINEAR)
+            with timed(self.times, "read"):
+                image = read_image(image, rows=_rows_needed(matrix, self.settings.size))
+        with timed(self.times, "crop"):
+            cv2.warpAffine(image, matrix, (width, height), dst=slot, flags=cv2.INTER_LINEAR)
 
     def _cropped_keypoints(
         self,
@@ -133,6 +138,24 @@ class PoseDataset(Dataset[PoseBatch], ABC):
             permutation = self.skeleton.flip_permutation
             mapped, visibility = mapped[..., permutation, :], visibility[..., permutation]
         return np.where((visibility > 0)[..., None], mapped, 0), visibility
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Where a person is cut out: (2, 3) from the picture to the crop, whether it mirrors, and the sample's numbers."""
+
+    matrix: npt.NDArray[np.float64]
+    flip: bool
+    rng: np.random.Generator | None
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A picture's pixels, and how many rows of it may be asked for."""
+
+    path: Path
+    rows: int
+    image: npt.NDArray[np.uint8]
 
 
 class CropDataset(PoseDataset):
@@ -158,6 +181,7 @@ class CropDataset(PoseDataset):
                 "take that, or samples: pictures."
             )
         self.augmentation = augmentation
+        self._decoded: _Decoded | None = None
 
     @abstractmethod
     def load(self, key: SampleKey) -> Person:
@@ -166,14 +190,20 @@ class CropDataset(PoseDataset):
     def __getitems__(self, keys: Sequence[SampleKey | int]) -> PoseBatch:
         """Return one batch; the DataLoader calls this with all its samples at once.
 
-        Every crop is warped straight into its place in the batch, (B, 3, H, W) uint8 in channels-last order.
+        Every crop is warped straight into its place in the batch, (B, 3, H, W) uint8 in channels-last order. A picture
+        with several of the batch's persons is decoded once, as far down as the lowest of them reaches.
         """
         height, width = self.settings.size
         images = np.empty((len(keys), height, width, 3), dtype=np.uint8)
+        samples = [key if isinstance(key, SampleKey) else SampleKey(0, key) for key in keys]
+        persons = [self.load(sample) for sample in samples]
+        cuts = [self._cut(person, sample) for person, sample in zip(persons, samples, strict=True)]
+        self._warp_all(persons, cuts, images)
         columns: dict[str, list[npt.NDArray[np.generic] | float | int]] = {}
-        for slot, key in enumerate(keys):
-            sample = key if isinstance(key, SampleKey) else SampleKey(0, key)
-            for name, value in self._crop(self.load(sample), sample, images[slot]).items():
+        for slot, (person, cut) in enumerate(zip(persons, cuts, strict=True)):
+            if self.augmentation and cut.rng is not None:
+                images[slot] = self.augmentation.recolor(images[slot], cut.rng)
+            for name, value in self._sample(person, cut).items():
                 columns.setdefault(name, []).append(value)
         _pad_others(columns)
         batch: dict[str, torch.Tensor] = {"image": torch.from_numpy(images).permute(0, 3, 1, 2)}
@@ -184,23 +214,55 @@ class CropDataset(PoseDataset):
             del batch["box_score"]
         return cast("PoseBatch", batch)
 
-    def _crop(
-        self, person: Person, key: SampleKey, slot: npt.NDArray[np.uint8]
-    ) -> dict[str, npt.NDArray[np.generic] | float | int]:
-        """Cut one person out into ``slot`` (H, W, 3) and return the rest of its sample."""
+    def _warp_all(self, persons: Sequence[Person], cuts: Sequence[_Cut], images: npt.NDArray[np.uint8]) -> None:
+        """Warp all persons of a batch into their places in it, (B, H, W, 3), picture by picture."""
+        slots: dict[Path, list[int]] = {}
+        for slot, (person, cut) in enumerate(zip(persons, cuts, strict=True)):
+            if isinstance(person.image, Path):
+                slots.setdefault(person.image, []).append(slot)
+            else:
+                self._warp(person.image, cut.matrix, images[slot])
+        for path, together in slots.items():
+            rows = max(_rows_needed(cuts[slot].matrix, self.settings.size) for slot in together)
+            pixels = self._pixels(path, rows)
+            for slot in together:
+                self._warp(pixels, cuts[slot].matrix, images[slot])
+
+    def _cut(self, person: Person, key: SampleKey) -> _Cut:
+        """Decide where one person is cut out, before any pixel is looked at."""
         height, width = self.settings.size
-        center, size = geometry.box_center_size(person.box.astype(np.float64))
+        rng = sample_rng(self.seed, key) if self.augmentation else None
+        box = person.box.astype(np.float64)
+        if self.augmentation and rng is not None and self.augmentation.proposals is not None:
+            of_person = person.keypoints, person.visibility, self.skeleton
+            box = self.augmentation.proposals.propose(box, *of_person, key.epoch, rng)
+        center, size = geometry.box_center_size(box)
         size = geometry.fit_aspect(size, width / height, self.settings.padding)
         angle, flip = 0.0, False
-        rng = sample_rng(self.seed, key) if self.augmentation else None
         if self.augmentation and rng is not None:
             center, size, angle, flip = self.augmentation.vary(
                 center, size, person.keypoints, person.visibility, self.skeleton, rng
             )
         matrix = geometry.crop_affine(center, size, self.settings.size, angle, flip, self.settings.convention)
-        self._warp(person.image, matrix, slot)
-        if self.augmentation and rng is not None:
-            slot[:] = self.augmentation.recolor(slot, rng)
+        return _Cut(matrix, flip, rng)
+
+    def _pixels(self, path: Path, rows: int) -> npt.NDArray[np.uint8]:
+        """Return so many rows of a picture, or more, from the one that was decoded last where that will do.
+
+        A picture with many people comes again in the next batch.
+        """
+        last = self._decoded
+        if last is None or last.path != path or last.rows < rows:
+            with timed(self.times, "read"):
+                image = read_image(path, rows=rows)
+            # Of a picture with fewer rows than were asked for there are no more to come.
+            enough = rows if len(image) >= rows else np.iinfo(np.int64).max
+            self._decoded = last = _Decoded(path, enough, image)
+        return last.image
+
+    def _sample(self, person: Person, cut: _Cut) -> dict[str, npt.NDArray[np.generic] | float | int]:
+        """Return all of one person's sample but its pixels."""
+        matrix, flip = cut.matrix, cut.flip
         keypoints, visibility = self._cropped_keypoints(person.keypoints, person.visibility, matrix, flip)
         sample: dict[str, npt.NDArray[np.generic] | float | int] = {
             "keypoints": keypoints,
@@ -270,6 +332,8 @@ class TableCrops(CropDataset):
         super().__init__(table.skeleton, settings, augmentation, seed)
         self.table = table
         self.box_scores = box_scores
+        # Whoever has no label is nobody's neighbour; a detector's boxes all have none.
+        self._labelled = bool((table.visibility > 0).any())
         self._rows_by_image = np.argsort(table.image_rows, kind="stable")
         self._sorted_images = table.image_rows[self._rows_by_image]
 
@@ -284,6 +348,7 @@ class TableCrops(CropDataset):
         first, last = np.searchsorted(self._sorted_images, (image_row, image_row + 1))
         beside = self._rows_by_image[first:last]
         beside = beside[beside != row]
+        others = (table.keypoints[beside], table.visibility[beside]) if self._labelled else (None, None)
         return Person(
             image=table.path(image_row),
             keypoints=table.keypoints[row],
@@ -294,6 +359,6 @@ class TableCrops(CropDataset):
             image_id=int(table.image_ids[image_row]),
             person_id=int(table.person_ids[row]),
             box_score=float("nan") if self.box_scores is None else float(self.box_scores[row]),
-            others_keypoints=table.keypoints[beside],
-            others_visibility=table.visibility[beside],
+            others_keypoints=others[0],
+            others_visibility=others[1],
         )

@@ -19,6 +19,7 @@ from lightning_pose_zoo.data.checks import OnBad, is_number
 from lightning_pose_zoo.data.coco import COCOKeypoints
 from lightning_pose_zoo.data.coco_files import AREA_OF_BOX, read_content
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError, complain
 from lightning_pose_zoo.geometry import CropConvention, box_area
 from lightning_pose_zoo.metrics import GroundTruth
@@ -48,9 +49,12 @@ class CrowdPose(COCOKeypoints):
         augmentation: How training crops are varied; "default" is that of ``COCOKeypoints``, null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the validation set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
+        predict_detector: Finds the persons in predict_images: a detector of torchvision by its name, or one of your own
+            by its dotted path; see detection.get_detector.
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
+        pose_nms: What makes one of several detections of a person, with val_boxes; see ``COCOKeypoints``.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class CrowdPose(COCOKeypoints):
         predict_boxes: str | None = None,
         seed: int = 0,
         samples: Samples = "persons",
+        predict_detector: DetectorLike | None = None,
+        pose_nms: str = "oks",
     ) -> None:
         super().__init__(
             root,
@@ -91,6 +97,8 @@ class CrowdPose(COCOKeypoints):
             predict_boxes=predict_boxes,
             seed=seed,
             samples=samples,
+            predict_detector=predict_detector,
+            pose_nms=pose_nms,
         )
 
     def ground_truth(self) -> GroundTruth:

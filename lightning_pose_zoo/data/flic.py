@@ -22,6 +22,7 @@ from lightning_pose_zoo.data.coco_files import AREA_OF_BOX
 from lightning_pose_zoo.data.crops import CropDataset, TableCrops
 from lightning_pose_zoo.data.matlab import read_matlab, read_matlab_structs
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, box_area
 from lightning_pose_zoo.metrics import PCK, PDJ, PoseMetric
@@ -65,6 +66,8 @@ class FLIC(PoseDataModule):
             is none.
         predict_images: A picture or a folder to predict on; without it predict takes the test set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
+        predict_detector: Finds the persons in predict_images: a detector of torchvision by its name, or one of your own
+            by its dotted path; see detection.get_detector.
         seed: Of the order and the augmentation.
     """
 
@@ -83,6 +86,7 @@ class FLIC(PoseDataModule):
         predict_images: str | None = None,
         predict_boxes: str | None = None,
         seed: int = 0,
+        predict_detector: DetectorLike | None = None,
     ) -> None:
         if augmentation == "default":
             augmentation = CropAugmentation(scale=0.25, rotation=30.0)
@@ -96,6 +100,7 @@ class FLIC(PoseDataModule):
             predict_images,
             predict_boxes,
             seed,
+            predict_detector=predict_detector,
         )
         if sides not in ("observer", "person"):
             raise DatasetError(f"sides is '{sides}'; FLIC knows observer and person.")

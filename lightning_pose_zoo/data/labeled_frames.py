@@ -23,6 +23,7 @@ from lightning_pose_zoo.data.checks import Findings, OnBad, pixel_problem, safe_
 from lightning_pose_zoo.data.crops import CropDataset, TableCrops
 from lightning_pose_zoo.data.images import image_size as size_of_image
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError, ImageError
 from lightning_pose_zoo.geometry import CropConvention, box_area
 from lightning_pose_zoo.metrics import EPE, PCK, RMSE, PoseMetric
@@ -58,6 +59,8 @@ class LabeledFrames(PoseDataModule):
             mirroring, null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the validation frames.
         predict_boxes: A COCO file with boxes in predict_images; without it each picture is taken whole.
+        predict_detector: Finds the persons in predict_images: a detector of torchvision by its name, or one of your own
+            by its dotted path; see detection.get_detector.
         seed: Of the order and the augmentation.
     """
 
@@ -78,6 +81,7 @@ class LabeledFrames(PoseDataModule):
         predict_images: str | None = None,
         predict_boxes: str | None = None,
         seed: int = 0,
+        predict_detector: DetectorLike | None = None,
     ) -> None:
         if augmentation == "default":
             augmentation = CropAugmentation(scale=0.25, rotation=25.0, flip_probability=0.0)
@@ -91,6 +95,7 @@ class LabeledFrames(PoseDataModule):
             predict_images,
             predict_boxes,
             seed,
+            predict_detector=predict_detector,
         )
         if not 0 < val_fraction < 1:
             raise DatasetError(f"val_fraction is {val_fraction}; give the share of frames for validation, as in 0.2.")

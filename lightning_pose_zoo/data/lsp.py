@@ -23,6 +23,7 @@ from lightning_pose_zoo.data.coco_files import AREA_OF_BOX
 from lightning_pose_zoo.data.crops import PoseDataset
 from lightning_pose_zoo.data.matlab import read_matlab
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, box_area, boxes_from_keypoints
 from lightning_pose_zoo.metrics import PCK, PCP, PDJ, GivenPersons, PoseMetric
@@ -56,6 +57,8 @@ class LSP(PoseDataModule):
             whole pictures OpenPose's; null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the test set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
+        predict_detector: Finds the persons in predict_images: a detector of torchvision by its name, or one of your own
+            by its dotted path; see detection.get_detector.
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
@@ -76,6 +79,7 @@ class LSP(PoseDataModule):
         predict_boxes: str | None = None,
         seed: int = 0,
         samples: Samples = "persons",
+        predict_detector: DetectorLike | None = None,
     ) -> None:
         if augmentation == "default":
             crops = CropAugmentation(scale=0.25, rotation=30.0)
@@ -91,6 +95,7 @@ class LSP(PoseDataModule):
             predict_boxes,
             seed,
             samples,
+            predict_detector=predict_detector,
         )
         if not 0 < val_fraction < 1:
             raise DatasetError(f"val_fraction is {val_fraction}; give the share of pictures for validation, as in 0.1.")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lightning_pose_zoo.errors import DatasetError
 
-__all__ = ["read_matlab", "read_matlab_structs"]
+__all__ = ["read_matlab", "read_matlab_objects", "read_matlab_structs"]
 
 
 def read_matlab(path: Path, variable: str) -> npt.NDArray[np.float64]:
@@ -54,17 +54,33 @@ def read_matlab_structs(path: Path, variable: str, fields: Sequence[str]) -> lis
     return [{field: _content(struct[field]) for field in fields} for struct in value.reshape(-1)]
 
 
+def read_matlab_objects(path: Path, variable: str) -> Any:
+    """Read nested structs from a MATLAB file, as objects whose attributes are the fields; arrays of one are the one.
+
+    Args:
+        path: The file, of any version before 7.3.
+        variable: Its name.
+
+    Returns:
+        The object; None where there is no such variable.
+
+    Raises:
+        DatasetError: Where the file is missing or damaged.
+    """
+    return _load(path, variable, squeeze_me=True, struct_as_record=False)
+
+
 def _content(value: Any) -> Any:
     """Turn MATLAB's strings, (1,) arrays of str, into str."""
     is_text = isinstance(value, np.ndarray) and value.dtype.kind == "U" and value.size == 1
     return str(value.item()) if is_text else value
 
 
-def _load(path: Path, variable: str) -> Any:
+def _load(path: Path, variable: str, **form: bool) -> Any:
     import scipy.io
 
     try:
-        content: dict[str, Any] = scipy.io.loadmat(str(path), variable_names=[variable])
+        content: dict[str, Any] = scipy.io.loadmat(str(path), variable_names=[variable], **form)
     except FileNotFoundError:
         raise DatasetError(f"'{path}' does not exist; check the root folder.") from None
     except NotImplementedError:

@@ -5,6 +5,7 @@ Dataset: Andriluka et al., "2D Human Pose Estimation: New Benchmark and State of
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +27,12 @@ from lightning_pose_zoo.data.checks import (
 from lightning_pose_zoo.data.coco_files import AREA_OF_BOX
 from lightning_pose_zoo.data.crops import PoseDataset
 from lightning_pose_zoo.data.matlab import read_matlab
+from lightning_pose_zoo.data.mpii_visibility import hidden_keypoints
 from lightning_pose_zoo.data.table import AnnotationTable
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.geometry import CropConvention, box_area
-from lightning_pose_zoo.metrics import AUC, GivenPersons, PCKh, PoseMetric
+from lightning_pose_zoo.metrics import AUC, GivenPersons, PCKh, PCKhMeanAveragePrecision, PoseMetric
 from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
 
 __all__ = ["MPII", "read_mpii"]
@@ -41,6 +44,7 @@ _HEAD_OF_BOX = 0.6
 _BODY_HEIGHT = 200.0
 _LAYOUTS = {"train": ("annot/train.json", "annotations/mpii_train.json"),
             "val": ("annot/valid.json", "annotations/mpii_val.json")}  # fmt: skip
+_RELEASE = "mpii_human_pose_v1_u12_1.mat"
 _HEADS = ("annot/gt_valid.mat", "annotations/mpii_gt_val.mat")
 
 
@@ -50,10 +54,13 @@ class MPII(PoseDataModule):
     Expected are ``images/`` and, as the HRNet repository has them, ``annot/train.json``, ``annot/valid.json`` and
     ``annot/gt_valid.mat`` with the boxes of the heads; mmpose's ``annotations/mpii_train.json``, ``mpii_val.json`` and
     ``mpii_gt_val.mat`` are found as well. Without the boxes a head's size is 0.75 of the distance from upper neck to
-    head top. The test set's annotations are not public, so ``test`` takes the validation set.
+    head top. Which keypoints are hidden is told by the data set's own ``mpii_human_pose_v1_u12_1.mat`` where it lies in
+    the folder; without it labelled keypoints count as visible. The test set's annotations are not public, so ``test``
+    takes the validation set.
 
-    Not everybody in a picture is annotated. So whole pictures are scored by PCKh too, of the poses that overlap the
-    annotated persons' boxes most (``metrics.GivenPersons``), and not by average precision.
+    Not everybody in a picture is annotated. So whole pictures are scored by the multi-person challenge's average
+    precision inside of what the annotated people span (``metrics.PCKhMeanAveragePrecision``), and by PCKh of the poses
+    that overlap the annotated persons' boxes most (``metrics.GivenPersons``).
 
     Args:
         root: Folder of the data set.
@@ -66,6 +73,8 @@ class MPII(PoseDataModule):
             30 degrees, mirrored 0.5), for whole pictures OpenPose's, null is none.
         predict_images: A picture or a folder to predict on; without it predict takes the validation set.
         predict_boxes: A COCO file with the boxes in predict_images; without it each picture is one person's.
+        predict_detector: Finds the persons in predict_images: a detector of torchvision by its name, or one of your own
+            by its dotted path; see detection.get_detector.
         seed: Of the order and the augmentation.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones.
@@ -84,6 +93,7 @@ class MPII(PoseDataModule):
         predict_boxes: str | None = None,
         seed: int = 0,
         samples: Samples = "persons",
+        predict_detector: DetectorLike | None = None,
     ) -> None:
         if augmentation == "default":
             crops = CropAugmentation(scale=0.25, rotation=30.0)
@@ -99,6 +109,7 @@ class MPII(PoseDataModule):
             predict_boxes,
             seed,
             samples,
+            predict_detector=predict_detector,
         )
         self.root = Path(root)
 
@@ -117,19 +128,29 @@ class MPII(PoseDataModule):
         layouts = [self.root / layout for layout in _LAYOUTS[name]]
         annotations = next((path for path in layouts if path.exists()), layouts[0])
         heads = next((self.root / path for path in _HEADS if (self.root / path).exists()), None)
-        table = read_mpii(annotations, self.root / "images", heads if name == "val" else None)
+        release = self.root / _RELEASE
+        table = read_mpii(
+            annotations,
+            self.root / "images",
+            heads if name == "val" else None,
+            release if release.exists() else None,
+        )
         return self.samples_of(table, split)
 
     def metrics(self) -> Sequence[PoseMetric]:
-        """Return PCKh at 0.5 and 0.1, and the area under its curve up to 0.5."""
+        """Return PCKh at 0.5 and 0.1, and the area under its curve up to 0.5; of whole pictures AP before these."""
         metrics: list[PoseMetric] = [
             PCKh(self.skeleton, thresholds=(0.5, 0.1)),
             AUC(self.skeleton, max_threshold=0.5, num_thresholds=51, normalize_by="head", convention="mpii"),
         ]
-        return metrics if self.samples == "persons" else [GivenPersons(metric) for metric in metrics]
+        if self.samples == "persons":
+            return metrics
+        return [PCKhMeanAveragePrecision(self.skeleton), *(GivenPersons(metric) for metric in metrics)]
 
 
-def read_mpii(annotations: Path, images: Path, head_boxes: Path | None = None) -> AnnotationTable:
+def read_mpii(
+    annotations: Path, images: Path, head_boxes: Path | None = None, release: Path | None = None
+) -> AnnotationTable:
     """Read MPII's annotations into columns.
 
     Its coordinates count from 1 and are shifted by -1. As in the HRNet repository, the annotated centre is moved down
@@ -140,10 +161,11 @@ def read_mpii(annotations: Path, images: Path, head_boxes: Path | None = None) -
         images: Folder of the pictures.
         head_boxes: MATLAB file with ``headboxes_src`` (2, 2, n), the corners of the heads' boxes; None to estimate the
             sizes of the heads.
+        release: The data set's own MATLAB file, which tells hidden keypoints; None: all labelled ones count as visible,
+            because the JSON layout does not tell.
 
     Returns:
-        The annotations; persons are numbered by their row in the file. Labelled keypoints count as visible, because
-        this layout does not tell hidden ones.
+        The annotations; persons are numbered by their row in the file.
 
     Raises:
         DatasetError: Where a file is wrong or pictures are missing; all problems at once.
@@ -163,6 +185,16 @@ def read_mpii(annotations: Path, images: Path, head_boxes: Path | None = None) -
     findings.settle()
     row_of = {name: row for row, name in enumerate(dict.fromkeys(names))}
     keypoints, visible = people[:, 3:35].reshape(-1, 16, 2) - 1, people[:, 35:] > 0
+    visibility = np.where(visible, 2, 0).astype(np.uint8)
+    if release is not None:
+        hidden, missing = hidden_keypoints(release, names, people[:, 3:35].reshape(-1, 16, 2), visible)
+        visibility[hidden] = 1
+        if missing:
+            warnings.warn(
+                f"{release}: {missing} of {len(names)} persons of {annotations.name} are not in it; their keypoints "
+                "count as visible.",
+                stacklevel=2,
+            )
     scale = people[:, 2]
     center = people[:, :2] + np.stack([np.zeros_like(scale), 15 * scale], axis=1) - 1
     half = (_BODY_HEIGHT * scale / 2)[:, None]
@@ -177,7 +209,7 @@ def read_mpii(annotations: Path, images: Path, head_boxes: Path | None = None) -
         image_rows=np.array([row_of[name] for name in names], dtype=np.int64),
         person_ids=np.arange(len(names)),
         keypoints=np.where(visible[..., None], keypoints, 0).astype(np.float32),
-        visibility=np.where(visible, 2, 0).astype(np.uint8),
+        visibility=visibility,
         boxes=boxes,
         areas=AREA_OF_BOX * box_area(boxes),
         head_sizes=_head_sizes(keypoints, visible, head_boxes).astype(np.float32),

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_pose_zoo.data.checks import (
-    FAR_AWAY,
     Findings,
     is_number,
     number_list,
@@ -24,11 +23,24 @@ from lightning_pose_zoo.data.crops import CropSettings, TableCrops
 from lightning_pose_zoo.data.images import IMAGE_SUFFIXES, image_size
 from lightning_pose_zoo.data.table import AnnotationTable
 from lightning_pose_zoo.data.whole_pictures import TablePictures
+from lightning_pose_zoo.detection.boxes import box_problem
+from lightning_pose_zoo.detection.detectors import DetectorLike, get_detector
+from lightning_pose_zoo.detection.running import detect_pictures
 from lightning_pose_zoo.errors import DatasetError, ImageError
-from lightning_pose_zoo.geometry import box_area
+from lightning_pose_zoo.geometry import FAR_AWAY, box_area
 from lightning_pose_zoo.skeletons import Skeleton
+from lightning_pose_zoo.stage_times import StageTimes
 
-__all__ = ["find_pictures", "natural_key", "picture_crops", "whole_pictures"]
+__all__ = [
+    "PictureBoxes",
+    "detected_crops",
+    "find_pictures",
+    "natural_key",
+    "numbers_of",
+    "picture_crops",
+    "read_picture_boxes",
+    "whole_pictures",
+]
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -71,7 +83,8 @@ def picture_crops(path: Path, boxes: str | None, skeleton: Skeleton, settings: C
         path: A picture or a folder.
         boxes: A COCO file with the persons' boxes, all of which are taken: annotations, whose pictures are matched by
             file name, or a list of detections, whose image_id is matched with the number in the file's name (785 with
-            000000000785.jpg) or, if it is a string, with the name. Without it every picture is one person's.
+            000000000785.jpg) or, if it is a string, with the name. Without it every picture is one person's. Boxes
+            without area and boxes outside of their picture are left out, with a warning that counts them.
         skeleton: What will be predicted.
         settings: How boxes become crops.
 
@@ -81,8 +94,57 @@ def picture_crops(path: Path, boxes: str | None, skeleton: Skeleton, settings: C
     Raises:
         DatasetError: Where there is no picture, one is unreadable, or boxes speak of unknown pictures.
     """
-    table, scores = _table(path, boxes, skeleton)
+    folder, names = find_pictures(path)
+    if boxes is None:
+        table, _ = _table(path, folder, names, _whole(folder, names), skeleton)
+        return TableCrops(table, settings)
+    table, scores = _table(Path(boxes), folder, names, read_picture_boxes(Path(boxes), folder, names), skeleton)
     return TableCrops(table, settings, box_scores=None if np.isnan(scores).all() else scores)
+
+
+def detected_crops(
+    path: Path,
+    detector: DetectorLike,
+    skeleton: Skeleton,
+    settings: CropSettings,
+    times: StageTimes | None = None,
+    ranks: tuple[int, int] = (0, 1),
+) -> TableCrops:
+    """Make a data set of the persons that a detector finds in pictures.
+
+    Args:
+        path: A picture or a folder.
+        detector: Who finds them, or its name.
+        skeleton: What will be predicted.
+        settings: How boxes become crops.
+        times: Where the seconds for reading and detecting are added up.
+        ranks: Which process this is, and how many share the pictures; all of them get all boxes.
+
+    Returns:
+        The crops, in the order of the pictures and of each picture's boxes. Picture ids are the numbers in the files'
+        names where each has another one, else 0, 1, 2, ...
+
+    Raises:
+        DatasetError: Where there is no picture, some are unreadable, or nobody is found in any.
+    """
+    folder, names = find_pictures(path)
+    _whole(folder, names)  # tells at once of all pictures that are none
+    found = detect_pictures([folder / name for name in names], get_detector(detector), times, *ranks)
+    counts = [len(scores) for _, scores in found]
+    if not sum(counts):
+        raise DatasetError(
+            f"nobody was detected in the {len(names)} pictures of '{path}'. Lower the detector's min_score, or take "
+            "each picture as one person's: leave predict_detector out."
+        )
+    persons = PictureBoxes(
+        image_ids=numbers_of(names)[1],
+        image_rows=np.repeat(np.arange(len(names)), counts).tolist(),
+        person_ids=list(range(sum(counts))),
+        boxes=[box for boxes, _ in found for box in boxes.astype(np.float64)],
+        scores=[score for _, scores in found for score in scores.tolist()],
+    )
+    table, scores = _table(path, folder, names, persons, skeleton)
+    return TableCrops(table, settings, box_scores=scores)
 
 
 def whole_pictures(path: Path, skeleton: Skeleton, settings: CropSettings) -> TablePictures:
@@ -99,19 +161,20 @@ def whole_pictures(path: Path, skeleton: Skeleton, settings: CropSettings) -> Ta
     Raises:
         DatasetError: Where there is no picture, or one is unreadable.
     """
-    table, _ = _table(path, None, skeleton)
+    folder, names = find_pictures(path)
+    table, _ = _table(path, folder, names, _whole(folder, names), skeleton)
     sizes = (table.boxes[:, 2:] - table.boxes[:, :2]).astype(np.int32)
     return TablePictures(replace(table.select(np.arange(0)), image_sizes=sizes), settings)
 
 
-def _table(path: Path, boxes: str | None, skeleton: Skeleton) -> tuple[AnnotationTable, npt.NDArray[np.float32]]:
-    """Return the pictures with their boxes, or each as one box; and the boxes' scores (n,), NaN where not given."""
-    folder, names = find_pictures(path)
-    found = _boxes_of_pictures(folder, names) if boxes is None else _read_boxes(Path(boxes), folder, names)
+def _table(
+    source: Path, folder: Path, names: list[str], found: PictureBoxes, skeleton: Skeleton
+) -> tuple[AnnotationTable, npt.NDArray[np.float32]]:
+    """Return the pictures with their boxes, sorted by picture, and the boxes' scores (n,), NaN where not given."""
     count, order = len(found.image_rows), np.argsort(found.image_rows, kind="stable")
     values = np.array(found.boxes, dtype=np.float64).reshape(-1, 4)[order].astype(np.float32)
     table = AnnotationTable(
-        source=path if boxes is None else Path(boxes),
+        source=source,
         folder=folder,
         skeleton=skeleton,
         file_names=np.array(names, dtype=np.str_),
@@ -130,8 +193,16 @@ def _table(path: Path, boxes: str | None, skeleton: Skeleton) -> tuple[Annotatio
 
 
 @dataclass
-class _Boxes:
-    """Where the persons are: ids of the pictures, and for each person its picture's row, id, box and score."""
+class PictureBoxes:
+    """Where the persons of I pictures are, one entry for each of n persons.
+
+    Attributes:
+        image_ids: (I,) of the pictures.
+        image_rows: (n,) the row of each person's picture.
+        person_ids: (n,).
+        boxes: (n, 4) x0, y0, x1, y1, pixels of the picture.
+        scores: (n,) the detector's; NaN where not given.
+    """
 
     image_ids: list[int]
     image_rows: list[int]
@@ -140,7 +211,12 @@ class _Boxes:
     scores: list[float]
 
 
-def _boxes_of_pictures(folder: Path, names: list[str]) -> _Boxes:
+def _whole(folder: Path, names: list[str]) -> PictureBoxes:
+    """Take each picture as one box.
+
+    Raises:
+        DatasetError: Where pictures cannot be read, all of them at once.
+    """
     findings = Findings(folder, "Take these pictures out, or mend them.")
     boxes = []
     for name in names:
@@ -152,26 +228,29 @@ def _boxes_of_pictures(folder: Path, names: list[str]) -> _Boxes:
         boxes.append(np.array([0.0, 0.0, width, height]))
     findings.settle()
     rows = list(range(len(names)))
-    return _Boxes(rows, rows, rows, boxes, [float("nan")] * len(names))
+    return PictureBoxes(rows, rows, rows, boxes, [float("nan")] * len(names))
 
 
-def _read_boxes(path: Path, folder: Path, names: list[str]) -> _Boxes:
-    content = read_json(path)
-    if (
-        isinstance(content, dict)
-        and isinstance(content.get("images"), list)
-        and isinstance(content.get("annotations"), list)
-    ):
-        row_of, image_ids = _rows_by_file(content["images"], names)
-        entries = [entry for entry in content["annotations"] if not (isinstance(entry, dict) and entry.get("iscrowd"))]
-    elif isinstance(content, list):
-        row_of, image_ids = _rows_by_number(names)
-        entries = content
-    else:
-        raise DatasetError(f"'{path}' is neither a COCO annotation file nor a list of detections.")
+def read_picture_boxes(
+    path: Path, folder: Path, names: list[str], row_of: dict[int | str, int] | None = None
+) -> PictureBoxes:
+    """Read the boxes of pictures from a COCO file of annotations or detections.
+
+    Args:
+        path: The file.
+        folder: Where the pictures are.
+        names: Their names in it.
+        row_of: The row of each picture by its id, where that is known; else ids and names are matched as
+            ``picture_crops`` says.
+
+    Raises:
+        DatasetError: Where entries are malformed or of unknown pictures, or no box is left.
+    """
+    entries, row_of, image_ids = _entries(path, names, row_of)
     findings = Findings(path, f"Its boxes must belong to the pictures in '{folder}', as x, y, width, height.")
-    found = _Boxes(image_ids, [], [], [], [])
+    found = PictureBoxes(image_ids, [], [], [], [])
     unknown: dict[Any, int] = {}
+    sizes: dict[int, tuple[int, int]] = {}
     for position, entry in enumerate(entries):
         given = entry if isinstance(entry, dict) else {}
         image, box = given.get("image_id"), _box(given.get("bbox"))
@@ -181,22 +260,54 @@ def _read_boxes(path: Path, folder: Path, names: list[str]) -> _Boxes:
         elif not isinstance(image, int | str) or image not in row_of:
             unknown[str(image)] = unknown.get(str(image), 0) + 1
         else:
-            found.image_rows.append(row_of[image])
+            row = row_of[image]
+            if row not in sizes:
+                sizes[row] = _size(folder / names[row], findings)
+            problem = box_problem(box, *sizes[row])
+            if problem is not None:
+                findings.reject(position, f"entry {position} of '{names[row]}'", problem)
+                continue
+            found.image_rows.append(row)
             found.person_ids.append(position)
             found.boxes.append(box)
             found.scores.append(float(score) if "score" in given else float("nan"))
     for image, number in unknown.items():
         findings.add(f"picture {image}: {number} boxes, but no such picture")
-    findings.settle()
+    findings.settle("skip")
     if not found.boxes:
         raise DatasetError(f"'{path}' has no box in the {len(names)} pictures of '{folder}'.")
     return found
 
 
+def _entries(
+    path: Path, names: list[str], row_of: dict[int | str, int] | None
+) -> tuple[list[Any], dict[int | str, int], list[int]]:
+    """Return what a file says of boxes, the rows of the pictures by their ids, and the pictures' ids."""
+    content = read_json(path)
+    whole = isinstance(content, dict)
+    if whole and isinstance(content.get("images"), list) and isinstance(content.get("annotations"), list):
+        rows, image_ids = _rows_by_file(content["images"], names)
+        entries = [entry for entry in content["annotations"] if not (isinstance(entry, dict) and entry.get("iscrowd"))]
+    elif isinstance(content, list):
+        rows, image_ids = numbers_of(names)
+        entries = content
+    else:
+        raise DatasetError(f"'{path}' is neither a COCO annotation file nor a list of detections.")
+    return entries, rows if row_of is None else row_of, image_ids
+
+
+def _size(file: Path, findings: Findings) -> tuple[int, int]:
+    try:
+        return image_size(file)
+    except ImageError as error:
+        findings.add(str(error))
+        return 0, 0
+
+
 def _box(value: Any) -> npt.NDArray[np.float64] | None:
     """Turn x, y, width, height of a JSON file into x0, y0, x1, y1; None where they are no box."""
     box = number_list(value, 4)
-    if box is None or pixel_problem(box) is not None or (box[2:] <= 0).any():
+    if box is None or pixel_problem(box) is not None or (box[2:] < 0).any():
         return None
     return np.concatenate([box[:2], box[:2] + box[2:]])
 
@@ -225,8 +336,12 @@ def _rows_by_file(images: list[Any], names: list[str]) -> tuple[dict[int | str, 
     return rows, [ids[row] if row in ids else next(free) for row in range(len(names))]
 
 
-def _rows_by_number(names: list[str]) -> tuple[dict[int | str, int], list[int]]:
-    """Match the pictures by the last number in their names, or by the name itself or its stem."""
+def numbers_of(names: list[str]) -> tuple[dict[int | str, int], list[int]]:
+    """Number pictures by the last number in their names, or from 0 where two have the same one, or one has none.
+
+    Returns:
+        The row of each picture by its number, name and stem; and the numbers.
+    """
     digits = [re.findall(r"\d+", Path(name).stem) for name in names]
     numbers = [int(found[-1]) if found and len(found[-1]) < 19 else -1 for found in digits]
     rows: dict[int | str, int] = {}

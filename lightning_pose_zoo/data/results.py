@@ -1,28 +1,35 @@
 """COCO results: predictions as the JSON that COCO's evaluation and most other tools read.
 
-The file is a list with one entry per person: ``image_id``, ``category_id``, ``keypoints`` as x, y, score for each of
-the K keypoints in pixels of the original image, and ``score``. Where they are known, ``person_id`` and ``track_id``
-stand beside these. Boxes are left out: with them COCO's evaluation takes a prediction's area from the box, and AP by
-size would differ from that of the usual files.
+A file of keypoints is a list with one entry per person: ``image_id``, ``category_id``, ``keypoints`` as x, y, score for
+each of the K keypoints in pixels of the original image, and ``score``. Where they are known, ``person_id`` and
+``track_id`` stand beside these. Boxes are left out: with them COCO's evaluation takes a prediction's area from the box,
+and AP by size would differ from that of the usual files.
+
+A file of detections has ``image_id``, ``category_id``, ``bbox`` as x, y, width, height, and ``score`` for each box.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lightning_pose_zoo.errors import DatasetError, complain
 from lightning_pose_zoo.files import write_atomically
-from lightning_pose_zoo.geometry import xywh_to_xyxy
+from lightning_pose_zoo.geometry import xywh_to_xyxy, xyxy_to_xywh
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
-__all__ = ["picture_rows", "read_coco_results", "write_coco_results"]
+__all__ = ["picture_rows", "read_coco_results", "write_coco_detections", "write_coco_results"]
+
+
+Floats = npt.NDArray[np.float32]
 
 
 def write_coco_results(path: Path, poses: Poses, category_id: int = 1) -> None:
@@ -59,6 +66,26 @@ def write_coco_results(path: Path, poses: Poses, category_id: int = 1) -> None:
             **{name: values[person] for name, values in ids.items()},
         }
         lines.append(json.dumps(entry, allow_nan=False))
+    write_atomically(path, f"[{','.join(chr(10) + line for line in lines)}\n]\n".encode())
+
+
+def write_coco_detections(
+    path: Path, image_ids: Sequence[int], found: Sequence[tuple[Floats, Floats]], category_id: int = 1
+) -> None:
+    """Write a detector's boxes as COCO detections, the whole file or nothing.
+
+    Args:
+        path: The file; one box per line, in the order that is given.
+        image_ids: Of the pictures.
+        found: For each picture its boxes (n, 4), x0, y0, x1, y1 in pixels, and scores (n,), all finite.
+        category_id: COCO's category of every box.
+    """
+    lines = []
+    for image_id, (boxes, scores) in zip(image_ids, found, strict=True):
+        for box, score in zip(xyxy_to_xywh(boxes), scores, strict=True):
+            values = _numbers(torch.from_numpy(np.append(box, score).astype(np.float32)))
+            entry = {"image_id": image_id, "category_id": category_id, "bbox": values[:4], "score": values[4]}
+            lines.append(json.dumps(entry, allow_nan=False))
     write_atomically(path, f"[{','.join(chr(10) + line for line in lines)}\n]\n".encode())
 
 

@@ -13,6 +13,7 @@ from lightning_pose_zoo.data.crops import CropDataset, CropSettings, Person, Pos
 from lightning_pose_zoo.data.rendering import PeopleRenderer, Scene
 from lightning_pose_zoo.data.sampling import SampleKey
 from lightning_pose_zoo.data.whole_pictures import PictureDataset, WholePicture
+from lightning_pose_zoo.detection.detectors import DetectorLike
 from lightning_pose_zoo.errors import DatasetError
 from lightning_pose_zoo.metrics import PCK, OKSMeanAveragePrecision
 from lightning_pose_zoo.metrics.rows import PoseMetric
@@ -191,6 +192,9 @@ class SyntheticPeople(PoseDataModule):
         augmentation: How training samples are varied further; none by default, since every picture is new.
         predict_images: A picture or a folder of pictures to predict on, each taken as one person's, or whole; without
             it ``predict`` takes the test split.
+        predict_boxes: A COCO file with the boxes in predict_images.
+        predict_detector: Finds the persons in predict_images: a detector of torchvision by its name, or one of your own
+            by its dotted path; see detection.get_detector.
         seed: Of the people.
         samples: What a sample is: persons, one crop each, for top-down methods, or pictures with all of their people,
             for bottom-up ones; these are scored by OKS average precision.
@@ -213,6 +217,8 @@ class SyntheticPeople(PoseDataModule):
         predict_images: str | None = None,
         seed: int = 0,
         samples: Samples = "persons",
+        predict_boxes: str | None = None,
+        predict_detector: DetectorLike | None = None,
         masks: bool = False,
     ) -> None:
         super().__init__(
@@ -223,9 +229,10 @@ class SyntheticPeople(PoseDataModule):
             "center",
             augmentation,
             predict_images,
-            None,
+            predict_boxes,
             seed,
             samples,
+            predict_detector,
             masks,
         )
         if not 1 <= people[0] <= people[1] < _MOST_PEOPLE:

@@ -16,16 +16,13 @@ from lightning_pose_zoo.callbacks.exact_resume import ExactResume
 from lightning_pose_zoo.callbacks.stop_on_non_finite_loss import StopOnNonFiniteLoss
 from lightning_pose_zoo.callbacks.training_phases import finite_steps
 from lightning_pose_zoo.checkpoints import verify_checkpoint
-from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.methods import remembering, scoring
 from lightning_pose_zoo.methods.normalization import Normalization
-from lightning_pose_zoo.schedules import WarmupCosine
+from lightning_pose_zoo.schedules import scheduler_config
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
 __all__ = ["PoseModule"]
-
-_PER_STEP_SCHEDULERS = (torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR, WarmupCosine)
 
 
 class PoseModule(L.LightningModule, ABC):
@@ -105,7 +102,7 @@ class PoseModule(L.LightningModule, ABC):
         there = [type(callback) for callback in self.trainer.callbacks]  # type: ignore[attr-defined]
         return [callback() for callback in (ExactResume, StopOnNonFiniteLoss) if callback not in there]
 
-    def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: PoseBatch, batch_idx: int) -> Tensor | None:
         """Return the sum of the losses of a batch."""
         losses = self.losses(batch)
         total = torch.stack(list(losses.values())).sum()
@@ -150,19 +147,9 @@ class PoseModule(L.LightningModule, ABC):
         optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
         if self._lr_scheduler is None:
             return optimizer
-        scheduler = self._lr_scheduler(optimizer)
-        steps = self.trainer.estimated_stepping_batches
-        if isinstance(scheduler, torch.optim.lr_scheduler.OneCycleLR) and scheduler.total_steps < steps < float("inf"):
-            raise SettingsError(
-                f"the training has {steps:.0f} steps, but OneCycleLR ends after {scheduler.total_steps}; set its "
-                f"total_steps to {steps:.0f} (--model.lr_scheduler.total_steps), or the trainer's max_steps."
-            )
-        if isinstance(scheduler, WarmupCosine):
-            scheduler.begin(self._phase_ends(steps))
-        interval = "step" if isinstance(scheduler, _PER_STEP_SCHEDULERS) else "epoch"
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
-        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            config["monitor"] = getattr(scheduler, "monitor", "train/loss")
+        config = scheduler_config(
+            self._lr_scheduler(optimizer), self.trainer.estimated_stepping_batches, self._phase_ends
+        )
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
 
     def _phase_ends(self, steps: float) -> list[int]:

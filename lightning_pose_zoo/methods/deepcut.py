@@ -16,6 +16,7 @@ from lightning_pose_zoo.association.part_pairs import fit_regressions, partition
 from lightning_pose_zoo.codecs.part_fields import PartCandidates, PartFieldCodec, PartFieldTargets
 from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.methods.bottom_up import poses_from_pictures
+from lightning_pose_zoo.methods.exported_pictures import DeepCutGraph
 from lightning_pose_zoo.methods.normalization import Normalization
 from lightning_pose_zoo.methods.phased import Phase, PhasedMethod, rows_of_all_processes
 from lightning_pose_zoo.methods.top_down import poses_from_crops
@@ -247,6 +248,10 @@ class DeepCut(PhasedMethod):
         mean, spread = self.network.pairs.pair_mean, self.network.pairs.pair_std
         toward = fields.toward.float() * spread[None, ..., None, None] + mean[None, ..., None, None]
         return fields.scores.float().sigmoid(), fields.offsets.float() * self.codec.offset_scale, toward
+
+    def graph(self) -> DeepCutGraph:
+        """Return what is exported."""
+        return DeepCutGraph(self)
 
     def protocol(self) -> str:
         """Say how persons are found; see ``methods.top_down.evaluation_protocol``."""

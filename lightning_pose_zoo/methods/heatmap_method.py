@@ -65,8 +65,11 @@ class HeatmapMethod(PoseModule):
 
     def _maps(self, images: Tensor) -> Tensor:
         """Return the network's maps (B, K, h, w) of crops, checked for the size that the codec counts on."""
+        return self._fitting(self.network(self.normalized(images)), images)
+
+    def _fitting(self, maps: Tensor, images: Tensor) -> Tensor:
+        """Return maps (..., h, w) as they are, checked that they have a cell for every ``codec.stride`` pixels."""
         height, width = int(images.shape[-2]), int(images.shape[-1])
-        maps: Tensor = self.network(self.normalized(images))
         if (maps.shape[-2], maps.shape[-1]) != (height / self.codec.stride, width / self.codec.stride):
             raise DatasetError(
                 f"crops of {height}x{width} give maps of {maps.shape[-2]}x{maps.shape[-1]}, which is not one cell for "

@@ -31,8 +31,7 @@ class IterativeErrorFeedback(PhasedMethod):
     Paper: J. Carreira, P. Agrawal, K. Fragkiadaki, J. Malik, "Human Pose Estimation with Iterative Error Feedback",
     CVPR 2016, arXiv 1507.06550.
 
-    Differs from the paper: each crop of a batch is trained on one step, drawn among those of the phase, where the paper
-    trains on all of them; GoogLeNet is torchvision's, with batch norm; maps are in the range of normalised pixels and
+    Differs from the paper: GoogLeNet is torchvision's, with batch norm; maps are in the range of normalised pixels and
     drawn where the keypoints are, not at whole pixels; the person's box gives the scale, where the paper has a second
     network choose it; keypoints without a label stay at the start in the maps.
 
@@ -53,7 +52,7 @@ class IterativeErrorFeedback(PhasedMethod):
         bound: Whether predicted corrections are kept below L: ``none``, as published, where they only learn it;
             ``clip``, cut off when poses are read; ``tanh_radial``, squashed, in training too.
         path: What training corrects: ``fixed``, poses on the straight way to the label, as published; ``predicted``,
-            the network's own, which it then has to be run for.
+            the network's own.
         weights: A checkpoint to start from: of this package; see docs/weights.md.
         optimizer: Called with the parameters; SGD at 1e-3 with momentum 0.9 by default.
         lr_scheduler: Called with the optimizer; none by default.
@@ -125,32 +124,25 @@ class IterativeErrorFeedback(PhasedMethod):
         self.network.start_from(median.nan_to_num(0.5))
 
     def losses(self, batch: PoseBatch) -> dict[str, Tensor]:
-        """Return the squared error of the correction, in units of L, mean over labelled keypoints."""
+        """Return the squared error of the corrections, in units of L, mean over labelled keypoints and steps so far."""
         images = self.normalized(batch["image"])
         size = (int(images.shape[-2]), int(images.shape[-1]))
         longest = self.network.longest_step(size)
         labelled = (batch["visibility"] > 0).float()
         start = self.network.start_keypoints(len(images), size)
         goal = torch.where(labelled[..., None] > 0, batch["keypoints"].float(), start)
-        last = self.phase % len(self.phases)
-        done = torch.randint(0, last + 1, (len(images), 1, 1), device=images.device)
-        if self.path == "fixed":
-            shown = walked_towards(start, goal, done, longest)
-        else:
-            shown = self._predicted(images, start, done, last)
-        target = bounded_target(goal - shown, longest) / longest
-        errors = (self.network.correction(images, shown) - target).square().sum(dim=-1)
-        loss = (errors * labelled).sum() / labelled.sum().clamp(min=1)
+        steps = self.phase % len(self.phases) + 1
+        shown, errors = start, []
+        for step in range(1, steps + 1):
+            change = self.network.correction(images, shown)
+            target = bounded_target(goal - shown, longest) / longest
+            errors.append(((change - target).square().sum(dim=-1) * labelled).sum())
+            if self.path == "predicted":
+                shown, _ = self.network.moved(shown, change.detach(), size)
+            else:
+                shown = walked_towards(start, goal, torch.tensor(step, device=start.device), longest)
+        loss = torch.stack(errors).mean() / labelled.sum().clamp(min=1)
         return {"correction": loss * self.current_phase.loss_weights["correction"]}
-
-    @torch.no_grad()
-    def _predicted(self, images: Tensor, start: Tensor, done: Tensor, most: int) -> Tensor:
-        """Return what the network makes of the start pose in so many steps as each crop has ``done``."""
-        shown = current = start
-        for step in range(1, most + 1):
-            current, _ = self.network.corrected(images, current)
-            shown = torch.where(done >= step, current, shown)
-        return shown
 
     def trajectory(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the poses after 0, 1, ..., T steps (B, T + 1, K, 2), and the scores of the last one (B, K).

@@ -14,6 +14,7 @@ from lightning_pose_zoo.codecs.paf import PartAffinityCodec
 from lightning_pose_zoo.losses import HeatmapMSE, stage_losses
 from lightning_pose_zoo.methods.base import PoseModule
 from lightning_pose_zoo.methods.bottom_up import poses_from_pictures
+from lightning_pose_zoo.methods.exported_pictures import OpenPoseGraph
 from lightning_pose_zoo.methods.flip_test import flip_averaged
 from lightning_pose_zoo.methods.normalization import Normalization
 from lightning_pose_zoo.networks.openpose import OpenPoseMaps, OpenPoseNetwork, OpenPoseVariant
@@ -151,6 +152,10 @@ class OpenPose(PoseModule):
         """
         fields, heatmaps = self.stage_maps(images)
         return heatmaps[:, -1].float(), fields[:, -1].float()
+
+    def graph(self) -> OpenPoseGraph:
+        """Return what is exported."""
+        return OpenPoseGraph(self)
 
     def protocol(self) -> str:
         """Say how maps are made and read; see ``methods.top_down.evaluation_protocol``."""

@@ -27,6 +27,9 @@ __all__ = [
     "what_output_means",
 ]
 
+# What decides nothing about the output: weights, scores, and what only training needs.
+_NO_PART = ("network", "evaluation", "critics")
+
 
 def remember_arguments(method: PoseModule) -> None:
     """Keep the arguments that a checkpoint can hold, and the skeleton itself in place of its name or file.
@@ -76,7 +79,7 @@ def what_output_means(method: PoseModule) -> dict[str, Any]:
 def parts_of(method: nn.Module) -> dict[str, str]:
     """Describe the parts that decide what the network's output means: codec, loss, normalisation, ..."""
     children = dict(method.named_children())
-    return {name: repr(part) for name, part in children.items() if name not in ("network", "evaluation")}
+    return {name: repr(part) for name, part in children.items() if name not in _NO_PART}
 
 
 def refuse_other_parts(method: nn.Module, trained: dict[str, str]) -> None:

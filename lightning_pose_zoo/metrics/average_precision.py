@@ -21,7 +21,7 @@ from lightning_pose_zoo.metrics.rows import PoseMetric, Truth, first_rows, read_
 from lightning_pose_zoo.skeletons import SkeletonLike, get_skeleton
 from lightning_pose_zoo.structures import PoseBatch, Poses
 
-__all__ = ["OKSMeanAveragePrecision"]
+__all__ = ["OKSMeanAveragePrecision", "areas_in_batch"]
 
 _POSE_COLUMNS = ("image_ids", "ids", "keypoints", "scores")
 _TRUTH_COLUMNS = ("image_ids", "ids", "keypoints", "visibility", "boxes", "areas", "is_crowd")
@@ -162,7 +162,7 @@ class OKSMeanAveragePrecision(PoseMetric):
         if ids is None and top_down:
             ids = batch["person_id"] if "person_id" in batch else running_ids(len(poses))
         ids = _order_in_image(pose_images) if ids is None else ids
-        areas = None if self.oks_nms is None else _areas_in_batch(poses, batch)
+        areas = None if self.oks_nms is None else areas_in_batch(poses, batch)
         self._append_poses(poses.keypoints, poses.scores, pose_images, ids, images, areas)
         if self.annotations is None:
             truth = read_truth(batch)
@@ -309,7 +309,7 @@ def _given_areas(preds: Poses | Sequence[Mapping[str, Any]]) -> Tensor:
     return precise(torch.cat([torch.zeros(0), *areas]))
 
 
-def _areas_in_batch(poses: Poses, batch: PoseBatch) -> Tensor:
+def areas_in_batch(poses: Poses, batch: PoseBatch) -> Tensor:
     """Return the area in the original picture of the crop that each pose was found in, (P,); else of its box."""
     if "image_index" in batch or "image" not in batch:
         return box_area(precise(poses.boxes))

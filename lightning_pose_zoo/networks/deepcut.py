@@ -116,8 +116,21 @@ class PairRegression(nn.Module):
             features: (m, 2, 4): distance in cells, angle in radians and exp(-) of both; first of the pair's first end.
             parts: (m, 2) int64, the part of each end.
         """
-        weights = torch.stack([self.weights[parts[:, 0], parts[:, 1]], self.weights[parts[:, 1], parts[:, 0]]], dim=1)
-        return (weights * self.scaled(features)).sum(dim=(1, 2))
+        first, second = parts.unbind(dim=1)
+        return self.of_one_end(features[:, 0], first, second) + self.of_one_end(features[:, 1], second, first)
+
+    def of_one_end(self, features: Tensor, here: Tensor, there: Tensor) -> Tensor:
+        """Return what one end of pairs says; the sum of both ends is the log-odds.
+
+        Args:
+            features: (..., 4), how wrong this end is about the other one.
+            here: Part of this end, int64; of any shape that goes with the features.
+            there: Part of the other end.
+
+        Returns:
+            (...).
+        """
+        return (self.weights[here, there] * self.scaled(features)).sum(dim=-1)
 
 
 class DeepCutNetwork(nn.Module):

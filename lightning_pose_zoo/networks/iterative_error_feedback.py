@@ -230,10 +230,22 @@ class IterativeErrorFeedbackNetwork(nn.Module):
             The corrected keypoints (B, K, 2), and by how much they were corrected (B, K, 2), in units of L.
         """
         change = self.correction(images, keypoints)
+        return self.moved(keypoints, change, (int(images.shape[-2]), int(images.shape[-1])))
+
+    def moved(self, keypoints: Tensor, change: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Apply a correction.
+
+        Args:
+            keypoints: (B, K, 2), pixels of the crops.
+            change: (B, K, 2), in units of L, as ``correction`` gives it.
+            size: Height and width of the crops.
+
+        Returns:
+            As ``corrected``.
+        """
         if self.bound == "clip":
             change = bounded_target(change, 1.0)
-        longest = self.longest_step((int(images.shape[-2]), int(images.shape[-1])))
-        return keypoints + longest * change, change
+        return keypoints + self.longest_step(size) * change, change
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Correct the start pose step by step.

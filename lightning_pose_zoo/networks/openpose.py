@@ -203,6 +203,31 @@ class OpenPoseNetwork(nn.Module):
             assert isinstance(self.backbone, nn.Sequential)
             _fill_from_imagenet(self.backbone, batch_norm)
 
+    def part_channels(self) -> dict[str, dict[int, tuple[str, ...]]]:
+        """Tell which entries have channels for parts and limbs.
+
+        Returns:
+            By entry and axis what stands along it, in this order: ``fields``, 2 C channels, ``maps``, J + 1, the
+            background last, and ``features``, which are of no part.
+        """
+        entries: dict[str, dict[int, tuple[str, ...]]] = {}
+        for kind, stages in (("fields", self.fields), ("maps", self.maps)):
+            for number, stage in enumerate(stages):
+                convs = [name for name, layer in stage.named_modules() if isinstance(layer, nn.Conv2d)]
+                entries |= {f"{kind}.{number}.{convs[-1]}.{part}": {0: (kind,)} for part in ("weight", "bias")}
+                inputs = self._inputs(kind, number)
+                if len(inputs) > 1:
+                    entries[f"{kind}.{number}.{convs[0]}.weight"] = {1: inputs}
+        return entries
+
+    def _inputs(self, kind: str, number: int) -> tuple[str, ...]:
+        """Return what a stage sees, in its order; ``forward`` puts it together."""
+        if not self.is_second:
+            return ("fields", "maps", "features") if number else ("features",)
+        if kind == "fields":
+            return ("features", "fields") if number else ("features",)
+        return ("features", "maps", "fields") if number else ("features", "fields")
+
     def forward(self, images: Tensor) -> OpenPoseMaps:
         """Predict fields and confidence maps of all stages.
 

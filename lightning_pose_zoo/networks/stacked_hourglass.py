@@ -6,6 +6,7 @@ arXiv 1603.06937.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from lightning_pose_zoo.errors import SettingsError
 
-__all__ = ["Hourglass", "HourglassStem", "Residual", "StackedHourglassNetwork"]
+__all__ = ["Hourglass", "HourglassStem", "Residual", "StackedHourglassNetwork", "refuse_small_crops"]
 
 HourglassStem = Literal["newell", "bearpaw", "princeton"]
 
@@ -29,15 +30,16 @@ class Residual(nn.Module):
         inputs: Channels of the input.
         outputs: Channels of the output; half of them in between. Where they differ from the input's, a bare 1x1
             convolution of the input is added, else the input itself.
+        norm: From a number of channels to the layer before each ReLU; batch norm as published.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(inputs)
+        self.bn1 = norm(inputs)
         self.conv1 = nn.Conv2d(inputs, outputs // 2, 1)
-        self.bn2 = nn.BatchNorm2d(outputs // 2)
+        self.bn2 = norm(outputs // 2)
         self.conv2 = nn.Conv2d(outputs // 2, outputs // 2, 3, padding=1)
-        self.bn3 = nn.BatchNorm2d(outputs // 2)
+        self.bn3 = norm(outputs // 2)
         self.conv3 = nn.Conv2d(outputs // 2, outputs, 1)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -50,18 +52,18 @@ class Residual(nn.Module):
         return added
 
 
-def _residuals(channels: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(Residual(channels, channels) for _ in range(blocks)))
+def _residuals(channels: int, blocks: int, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Sequential:
+    return nn.Sequential(*(Residual(channels, channels, norm) for _ in range(blocks)))
 
 
 class _Level(nn.Module):
     """One resolution of an hourglass: the way across, the way in and the way out again."""
 
-    def __init__(self, channels: int, blocks: int) -> None:
+    def __init__(self, channels: int, blocks: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.up = _residuals(channels, blocks)
-        self.low_in = _residuals(channels, blocks)
-        self.low_out = _residuals(channels, blocks)
+        self.up = _residuals(channels, blocks, norm)
+        self.low_in = _residuals(channels, blocks, norm)
+        self.low_out = _residuals(channels, blocks, norm)
 
 
 class Hourglass(nn.Module):
@@ -70,12 +72,13 @@ class Hourglass(nn.Module):
     Args:
         channels: Of the features, in and out.
         blocks: Residuals in each place.
+        norm: From a number of channels to the layer before each ReLU; batch norm as published.
     """
 
-    def __init__(self, channels: int, blocks: int = 1) -> None:
+    def __init__(self, channels: int, blocks: int = 1, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(_Level(channels, blocks) for _ in range(_LEVELS))
-        self.bottom = _residuals(channels, blocks)
+        self.levels = nn.ModuleList(_Level(channels, blocks, norm) for _ in range(_LEVELS))
+        self.bottom = _residuals(channels, blocks, norm)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, channels, h, w) to the same shape; h and w at least 16.
@@ -90,6 +93,20 @@ class Hourglass(nn.Module):
         for level, beside in zip(reversed(self.levels), reversed(across), strict=True):
             features = beside + F.interpolate(level.low_out(features), size=beside.shape[-2:])  # type: ignore[operator]
         return features
+
+
+def refuse_small_crops(images: Tensor) -> None:
+    """Refuse pictures (B, 3, H, W) that cannot be halved six times: twice by a stem, four times by an hourglass.
+
+    Raises:
+        SettingsError: Where a side is too short.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) < _SMALLEST_SIDE:
+        raise SettingsError(
+            f"crops of {height}x{width} are too small for an hourglass, which halves them six times; "
+            f"give an image_size with sides of at least {_SMALLEST_SIDE} pixels."
+        )
 
 
 class _Stem(nn.Module):
@@ -189,12 +206,7 @@ class StackedHourglassNetwork(nn.Module):
         Raises:
             SettingsError: Where the pictures are too small to be halved six times.
         """
-        height, width = images.shape[-2:]
-        if min(height, width) < _SMALLEST_SIDE:
-            raise SettingsError(
-                f"crops of {height}x{width} are too small for an hourglass, which halves them six times; "
-                f"give an image_size with sides of at least {_SMALLEST_SIDE} pixels."
-            )
+        refuse_small_crops(images)
         seen = self.stem(images)
         stages = []
         for stack in self.stacks:

@@ -70,7 +70,8 @@ def describe(
         The network; None where it is none of this package's, or a backbone alone.
     """
     return (
-        _hrnet(state)
+        _alphapose(state, hyper_parameters)
+        or _hrnet(state)
         or _simple_baseline(state, hyper_parameters)
         or _convolutional_pose_machine(state, hyper_parameters)
         or _stacked_hourglass(state, stem)
@@ -204,3 +205,27 @@ def _mask_rcnn(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Descrip
         arguments["masks"] = True
     arguments |= {name: given[name] for name in ("layout", "batch_norm") if name in given}
     return Description("MaskRCNN", arguments, int(head.shape[1]), f"mask_rcnn_{backbone.replace('resnet', 'r')}")
+
+
+def _alphapose(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Description | None:
+    inner = {key.removeprefix("estimator."): value for key, value in state.items() if key.startswith("estimator.")}
+    heads = (inner.get(f"{name}.weight") for name in ("conv_out", "final_layer", "stacks.0.head"))
+    head = next((head for head in heads if head is not None), None)
+    if head is None:
+        return None
+    # Ours say what they are; the files of others are FastPose, with nothing around it.
+    names = ("estimator", "backbone", "stacks", "channels")
+    arguments: dict[str, Any] = {name: given[name] for name in names if given.get(name) is not None}
+    if "conv_out.weight" in inner and "backbone" not in arguments and _resnet(inner):
+        arguments["backbone"] = _resnet(inner)
+    backbone = str(arguments.get("backbone", ""))
+    widths = [int(inner[f"duc{n}.conv.weight"].shape[0]) // 4 for n in (1, 2) if f"duc{n}.conv.weight" in inner]
+    if widths not in ([], [256, 128]):
+        arguments["channels"] = tuple(widths)
+    transformer = given.get("transformer", "resnet18") if "transformer.head.weight" in state else None
+    if any(":" in str(name) for name in (backbone, transformer)):
+        return None  # timm would fetch a model from where a stranger's file says
+    arguments["transformer"] = transformer
+    if transformer is not None:
+        arguments["parallel"] = any(key.startswith("parallel.") for key in state)
+    return Description("AlphaPose", arguments, int(head.shape[0]), f"fastpose_{backbone.replace('resnet', 'r')}")

@@ -19,7 +19,17 @@ from lightning_pose_zoo.errors import CheckpointError
 from lightning_pose_zoo.skeleton_synonyms import matched_keypoints
 from lightning_pose_zoo.skeletons import DEFAULT_SIGMA, Skeleton
 
-__all__ = ["KeypointAxis", "KeypointTable", "count_keypoints", "keypoint_axes", "keypoint_modules", "taken_over"]
+__all__ = [
+    "Channels",
+    "KeypointAxis",
+    "KeypointTable",
+    "LimbTable",
+    "all_placed",
+    "count_keypoints",
+    "keypoint_axes",
+    "keypoint_modules",
+    "taken_over",
+]
 
 # Arguments that would read or download weights for a network that is only measured.
 _WITHOUT = {"pretrained": False, "weights": None}
@@ -46,18 +56,52 @@ class KeypointAxis(NamedTuple):
         return [*range(before), *channels, *range(end, end + after)]
 
 
+class Channels(NamedTuple):
+    """Which channels of an entry are taken over along one of its axes.
+
+    Attributes:
+        here: Channels of the network's entry.
+        there: The file's channel for each of them.
+        size: Channels that the file's entry must have.
+        ways: What each is multiplied with; empty where nothing is.
+    """
+
+    here: Sequence[int]
+    there: Sequence[int]
+    size: int
+    ways: Sequence[float] = ()
+
+
+class LimbTable(NamedTuple):
+    """Which limbs were taken over by a network that has channels for limbs too.
+
+    Attributes:
+        theirs: The file's limbs, each as ``start-end``.
+        mine: The network's.
+        found: For each limb of ``mine`` its index in ``theirs``; None for those that start fresh.
+        ways: -1 for each limb that the file counts from its other end, else 1.
+    """
+
+    theirs: tuple[str, ...]
+    mine: tuple[str, ...]
+    found: list[int | None]
+    ways: list[float]
+
+
 class KeypointTable(NamedTuple):
     """Which keypoints were taken over.
 
     Attributes:
-        theirs: The file's skeleton.
+        theirs: The file's skeleton; of methods that find parts (``codecs.body_parts``), the parts.
         mine: The method's.
         found: For each keypoint of ``mine`` its index in ``theirs``; None for those that start fresh.
+        limbs: Which limbs were taken over, where limbs have channels.
     """
 
     theirs: Skeleton
     mine: Skeleton
     found: list[int | None]
+    limbs: LimbTable | None = None
 
     @property
     def kept(self) -> list[tuple[str, str]]:
@@ -76,11 +120,25 @@ class KeypointTable(NamedTuple):
         return [name for index, name in enumerate(self.theirs.names) if index not in self.found]
 
     def __str__(self) -> str:
-        """Write a table with one line for each keypoint."""
-        rows = [("keypoint", "in the file", ""), *((mine, theirs, "kept") for mine, theirs in self.kept)]
-        rows += [*((name, "-", "new") for name in self.new), *(("-", name, "dropped") for name in self.dropped)]
+        """Write a table with one line for each keypoint, and one for each limb that has channels."""
+        rows = [("keypoint", "in the file", ""), *_rows(self.mine.names, self.theirs.names, self.found)]
+        if self.limbs is not None:
+            limbs = self.limbs
+            rows += [("limb", "in the file", ""), *_rows(limbs.mine, limbs.theirs, limbs.found, limbs.ways)]
         first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
         return "\n".join(f"  {a:<{first}}  {b:<{second}}  {c}".rstrip() for a, b, c in rows)
+
+
+def _rows(
+    mine: Sequence[str], theirs: Sequence[str], found: Sequence[int | None], ways: Sequence[float] = ()
+) -> list[tuple[str, str, str]]:
+    """Write for each name what it is in the file: first those that are kept, then the new and the dropped ones."""
+    pairs = list(zip(mine, found, ways or [1.0] * len(mine), strict=True))
+    kept = [
+        (name, theirs[there], "kept" if way > 0 else "kept, turned") for name, there, way in pairs if there is not None
+    ]
+    new = [(name, "-", "new") for name, there, _ in pairs if there is None]
+    return [*kept, *new, *(("-", name, "dropped") for index, name in enumerate(theirs) if index not in found)]
 
 
 def _rebuilt(method: nn.Module, skeleton: Skeleton) -> nn.Module:
@@ -159,22 +217,41 @@ def count_keypoints(axes: Mapping[str, Mapping[int, KeypointAxis]], state: Mappi
     return int(count) if count >= 1 and count == int(count) else None
 
 
-def _placed(own: Tensor, value: Tensor, ways: Mapping[int, KeypointAxis], table: KeypointTable) -> Tensor:
+def _placed(own: Tensor, value: Tensor, axes: Mapping[int, Channels]) -> Tensor:
     """Put the channels of a file's entry where the network has them; the others keep the network's first values."""
-    kept = [index for index, found in enumerate(table.found) if found is not None]
-    found = [found for found in table.found if found is not None]
     target, source = own.clone(), value.to(own.device, own.dtype)
     places: list[Tensor] = []
     for axis in range(own.ndim):
-        here = there = list(range(own.shape[axis]))
-        if axis in ways:
-            here = ways[axis].positions(table.mine.num_keypoints, kept)
-            there = ways[axis].positions(table.theirs.num_keypoints, found)
-        source = source.index_select(axis, torch.tensor(there, device=own.device))
         shape = [-1 if other == axis else 1 for other in range(own.ndim)]
-        places.append(torch.tensor(here, device=own.device).view(shape))
+        here: Sequence[int] = range(own.shape[axis])
+        if axis in axes:
+            here = axes[axis].here
+            source = source.index_select(axis, torch.tensor(axes[axis].there, dtype=torch.int64, device=own.device))
+            if axes[axis].ways:
+                source = source * torch.tensor(axes[axis].ways, dtype=own.dtype, device=own.device).view(shape)
+        places.append(torch.tensor(here, dtype=torch.int64, device=own.device).view(shape))
     target[tuple(places)] = source
     return target
+
+
+def all_placed(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], channels: Mapping[str, Mapping[int, Channels]]
+) -> dict[str, Tensor]:
+    """Put the channels of all entries in their places; entries of a shape that does not fit are left out.
+
+    Args:
+        own: The network's entries.
+        state: The file's.
+        channels: By entry and axis, which channels are taken over.
+    """
+    result = {}
+    for key, axes in channels.items():
+        expected = list(own[key].shape)
+        for axis, way in axes.items():
+            expected[axis] = way.size
+        if key in state and list(state[key].shape) == expected:
+            result[key] = _placed(own[key], state[key], axes)
+    return result
 
 
 def taken_over(
@@ -198,20 +275,25 @@ def taken_over(
     mine: Skeleton = method.skeleton  # type: ignore[assignment]
     table = KeypointTable(theirs, mine, matched_keypoints(theirs, mine))
     own = method.network.state_dict()  # type: ignore[union-attr, operator]
-    result = dict(state)
-    for key, ways in axes.items():
-        if key not in state:
-            continue
-        expected = list(own[key].shape)
-        for axis, way in ways.items():
-            expected[axis] = way.each * theirs.num_keypoints + way.rest
-        if list(state[key].shape) == expected:
-            result[key] = _placed(own[key], state[key], ways, table)
+    kept = [index for index, found in enumerate(table.found) if found is not None]
+    found = [found for found in table.found if found is not None]
+    channels = {
+        key: {
+            axis: Channels(
+                way.positions(mine.num_keypoints, kept),
+                way.positions(theirs.num_keypoints, found),
+                way.each * theirs.num_keypoints + way.rest,
+            )
+            for axis, way in ways.items()
+        }
+        for key, ways in axes.items()
+    }
+    result = dict(state) | all_placed(own, state, channels)
     for prefix in keypoint_modules(method):
         theirs_of = {key.removeprefix(prefix): result.pop(key) for key in state if key.startswith(prefix)}
         for key in own:
             if key.startswith(prefix):
                 number, _, rest = key.removeprefix(prefix).partition(".")
-                found = table.found[int(number)]
-                result[key] = own[key] if found is None else theirs_of.get(f"{found}.{rest}", own[key])
+                there = table.found[int(number)]
+                result[key] = own[key] if there is None else theirs_of.get(f"{there}.{rest}", own[key])
     return result, table

@@ -22,6 +22,7 @@ from lightning_pose_zoo.weights.keypoints import (
     keypoint_modules,
     taken_over,
 )
+from lightning_pose_zoo.weights.part_channels import parts_onto_skeleton
 from lightning_pose_zoo.weights.reading import TrainedWeights, read_weights
 from lightning_pose_zoo.weights.sources import BACKBONE, PLAIN, SOURCES, Source, foreign, recognized, skeleton_of
 
@@ -62,12 +63,12 @@ def load_weights(
 ) -> LoadReport:
     """Fill a method's network with weights that another project, or this one, trained.
 
-    Known are checkpoints of this package, of the HRNet, Simple Baselines, bearpaw and princeton repositories, of mmpose
-    (HRNet, ResNet, CPM, DeepPose), of OpenPose, of torchvision's and detectron2's Keypoint R-CNN, and backbones of timm
-    and torchvision alone. They are told by their entries. The
-    method's normalisation is set to what the weights expect. Where they were trained for other keypoints, or in another
-    order, channels are taken over by the keypoints' names, and new ones keep their first values. The report goes
-    where Lightning's messages go.
+    Known are checkpoints of this package, of the HRNet, Simple Baselines, bearpaw and princeton repositories, of
+    mmpose (HRNet, ResNet, CPM, DeepPose), of OpenPose and AlphaPose (FastPose), of torchvision's and detectron2's
+    Keypoint R-CNN, and backbones of timm and torchvision alone. They are told by their entries. The method's
+    normalisation is set to what the weights expect. Where they were trained for other keypoints, or in another order,
+    channels are taken over by the keypoints' names, those of limbs by the names of their ends, and new ones keep
+    their first values. The report goes where Lightning's messages go.
 
     Args:
         method: A method (its ``network`` is filled) or a network.
@@ -159,6 +160,8 @@ def _onto_skeleton(
         for key in filled ^ state.keys()
         if not key.endswith("num_batches_tracked") and not key.startswith(keypoint_modules(method))
     ]
+    if not others and hasattr(method.network, "part_channels"):
+        return parts_onto_skeleton(method, state, trained, source, given)
     same_shapes = all(own[key].shape == value.shape for key, value in state.items() if key in own)
     axes = None if same_shapes or others else keypoint_axes(method)
     count = mine.num_keypoints if axes is None else count_keypoints(axes, state)

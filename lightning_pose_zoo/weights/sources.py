@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_pose_zoo.errors import CheckpointError
 from lightning_pose_zoo.skeletons import SKELETON_NAMES, Skeleton, SkeletonLike, get_skeleton
 from lightning_pose_zoo.weights import (
+    alphapose,
     bearpaw,
     detectron2,
     mmpose,
@@ -109,6 +110,8 @@ SOURCES = (
            detectron2.rename, Pixels((103.53 / 255, 116.28 / 255, 123.675 / 255), (1 / 255,) * 3, "bgr"),
            skeletons={17: "coco17"},
            arguments={"layout": "detectron2"}, value=detectron2.with_background),
+    Source("AlphaPose repository, FastPose", (r"preact\.conv1\.", r"duc1\.conv\.weight", r"conv_out\."),
+           alphapose.rename, Pixels((0.406, 0.457, 0.480), (1.0, 1.0, 1.0)), "msra", {17: "coco17"}, part="estimator."),
 )  # fmt: skip
 """Recognised in this order."""
 
@@ -123,8 +126,8 @@ _FOREIGN = {
     "ViTPose": r"backbone\.patch_embed\.",
     "mmpose's regression head": r"(keypoint_)?head\.fc\.",
     "mmpose's SimCC head": r"(keypoint_)?head\.(mlp_head_x|cls_x)\.",
-    "AlphaPose's FastPose": r"preact\.conv1\.",
     "torchvision's or detectron2's detector of boxes": r"roi_heads\.box_predictor\.",
+    "AlphaPose's other networks": r"preact\.conv1\.",
 }
 
 

@@ -11,7 +11,8 @@ import torch
 from real_crowds import PARTS, read_crowds, score
 
 from lightning_pose_zoo.association.candidates import Candidates, find_candidates
-from lightning_pose_zoo.association.paf import Pairs, PartGrouping, line_integrals, match_pairs
+from lightning_pose_zoo.association.line_integrals import Pairs, line_integrals
+from lightning_pose_zoo.association.paf import PartGrouping, match_pairs
 from lightning_pose_zoo.codecs.paf import PartAffinityCodec
 from lightning_pose_zoo.errors import PoseZooError
 

@@ -6,7 +6,8 @@ Trains the recipe on rendered people of that seed, and beside it the same backbo
 to say at once where the keypoints are: one correction, as long as it needs to be. Prints what is found after each step:
 the mean distance to the label in torso diameters and PCK@0.2, on crops of other people, varied as in training, so that
 there is a way to go. Exits with 1 where a step does not lower the distance and raise PCK, or where the last one is not
-better than the single guess by the margins.
+clearly better than the single guess: nearer on average by more than three standard errors, the crops taken in pairs,
+and by the margin in PCK. Steps and crops are equal; a step that trains four corrections takes longer.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ PHASES = "--trainer.callbacks=[{{class_path: TrainingPhases, init_args: {{length
 FIRST_PHASES = 1 / 12  # of the training, as in the recipe: three short phases and a long one
 OTHER_PEOPLE = ["--data.train_size=1000", "--data.crops_per_picture=1"]
 FAR = 1000  # from a seed to that of the people who are scored
-LESS_DISTANCE = 0.02  # of the single guess's
-MORE_PCK = 0.02
-FEWEST_STEPS = 600  # with less the network has hardly begun to see; a busy machine takes longer than the minutes
+STANDARD_ERRORS = 3.0
+MORE_PCK = 0.03
+FEWEST_STEPS = 800  # with less the network has hardly begun to see; a busy machine takes longer than the minutes
 # Rendering, scoring and building take a part of the minutes.
 TRAINING_SHARE = 0.85
 
@@ -51,8 +52,8 @@ def unseen_crops(seed: int, words: Sequence[str]) -> list[PoseBatch]:
 
 
 @torch.no_grad()
-def distances(method: IterativeErrorFeedback, crops: Sequence[PoseBatch]) -> list[tuple[float, float]]:
-    """Return the mean distance in torso diameters and PCK@0.2 after each step, 0 first."""
+def distances(method: IterativeErrorFeedback, crops: Sequence[PoseBatch]) -> list[tuple[float, float, torch.Tensor]]:
+    """Return the mean distance in torso diameters, PCK@0.2 and the distance in each crop after each step, 0 first."""
     rounds = range(method.network.steps + 1)
     metrics = [(NME(method.skeleton, "torso"), PCK(method.skeleton, (0.2,), normalize_by="torso")) for _ in rounds]
     method.eval()
@@ -62,7 +63,10 @@ def distances(method: IterativeErrorFeedback, crops: Sequence[PoseBatch]) -> lis
             found = poses_from_crops(poses[:, step], scores, batch)
             for metric in metrics[step]:
                 metric.update_batch(found, batch)
-    return [(float(nme.compute()["NME"]), float(pck.compute()["PCK@0.2"])) for nme, pck in metrics]
+    return [
+        (float(nme.compute()["NME"]), float(pck.compute()["PCK@0.2"]), nme.errors().nanmean(dim=1))
+        for nme, pck in metrics
+    ]
 
 
 def main() -> int:
@@ -85,16 +89,18 @@ def main() -> int:
         found[name] = distances(cli.model, crops)
         rows += [
             [f"{name}, {seconds:.0f} s", f"{step} of {len(found[name]) - 1}", f"{distance:.4f}", f"{pck:.3f}"]
-            for step, (distance, pck) in enumerate(found[name])
+            for step, (distance, pck, _) in enumerate(found[name])
         ]
     print_table(["trained", "step", "distance / torso", "PCK@0.2"], rows)
-    path, (guess, guess_pck) = found["corrections"], found["single guess"][-1]
+    path, (guess, guess_pck, guess_each) = found["corrections"], found["single guess"][-1]
     nearer = all(after[0] < before[0] and after[1] > before[1] for before, after in itertools.pairwise(path))
-    less, more_pck = 1 - path[-1][0] / guess, path[-1][1] - guess_pck
+    last, last_pck, last_each = path[-1]
+    less = (guess_each - last_each)[~(guess_each.isnan() | last_each.isnan())]
+    errors, more_pck = float(less.mean() / less.std() * len(less) ** 0.5), last_pck - guess_pck
     print(f"every step is nearer: {nearer}")
-    print(f"the last step against the single guess: distance {-less:+.1%}, bar {-LESS_DISTANCE:+.0%}; "
-          f"PCK@0.2 {more_pck:+.3f}, bar {MORE_PCK:+}")  # fmt: skip
-    holds = nearer and less >= LESS_DISTANCE and more_pck >= MORE_PCK
+    print(f"the last step against the single guess: distance {last / guess - 1:+.1%}, nearer by {errors:.1f} standard "
+          f"errors, bar {STANDARD_ERRORS}; PCK@0.2 {more_pck:+.3f}, bar {MORE_PCK:+}")  # fmt: skip
+    holds = nearer and errors >= STANDARD_ERRORS and more_pck >= MORE_PCK
     print("the claim holds" if holds else "the claim does NOT hold")
     return 0 if holds else 1
 

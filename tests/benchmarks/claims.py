@@ -87,11 +87,19 @@ def build(recipe: str, steps: int | None, words: Sequence[str]) -> LightningCLI:
     return build_cli(["--config", str(path), *NOTHING_BESIDE_THE_TRAINING, folder, *length, *words], run=False)
 
 
-def train(cli: LightningCLI) -> float:
-    """Train, and return how many seconds it took; whoever stops a training gets no 0, as if its claim held."""
+def train(cli: LightningCLI, loader: object = None) -> float:
+    """Train, and return how many seconds it took; whoever stops a training gets no 0, as if its claim held.
+
+    Args:
+        cli: What was built.
+        loader: Batches in place of the data module's.
+    """
     start = time.perf_counter()
     try:
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        if loader is None:
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        else:
+            cli.trainer.fit(cli.model, train_dataloaders=loader)
     except SIGTERMException as stopped:
         sys.exit(f"the training was stopped, so that nothing is shown: {stopped!r}")
     return time.perf_counter() - start

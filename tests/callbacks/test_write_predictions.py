@@ -348,8 +348,9 @@ def test_merging_equals_a_plain_loop(seed):
         )
         order = np.array([(0, sample, rank, batch) for sample, batch, _ in rows], dtype=int).reshape(-1, 4)
         seen = np.array([(s // 2, 0, s, rank, p // 2) for p, s in enumerate(samples)], dtype=int).reshape(-1, 5)
-        parts.append((poses, order, seen))
-    merged, image_ids = _merge(parts, 1)
+        parts.append((poses, order, seen, values[:, 2].double().numpy()))
+    merged, image_ids, areas = _merge(parts, 1)
     expected = [[sample, firsts[sample][0], number] for sample in sorted(firsts) for number in range(counts[sample])]
     assert torch.cat([merged.keypoints[:, 0], merged.keypoint_scores], dim=1).tolist() == expected
+    assert areas.tolist() == [number for _, _, number in expected]
     assert image_ids == list(dict.fromkeys(sample // 2 for sample in sorted(firsts)))

@@ -143,21 +143,36 @@ def test_a_crop_outside_of_the_picture_is_black():
 
 
 def test_reading_only_what_is_needed_changes_nothing(test_data, monkeypatch):
-    """Pictures are decoded as far down as the crop reaches; the crops are those of whole pictures."""
-
-    def crops():
-        data = COCOKeypoints(str(test_data / "coco-mini"), num_workers=0, image_size=(128, 96))
-        data.setup("fit")
-        dataset = data.datasets["train"]
-        return dataset.__getitems__([SampleKey(3, index) for index in range(len(dataset))])["image"]
+    """Pictures are decoded as far down as the crops reach, once a batch; the crops are those of whole pictures."""
+    data = COCOKeypoints(str(test_data / "coco-mini"), num_workers=0, image_size=(128, 96))
+    data.setup("fit")
+    dataset = data.datasets["train"]
+    keys = [SampleKey(3, index) for index in range(len(dataset))]
 
     def whole(path, rows=None):
         picture = read_image(path)
-        seen.append((rows, len(picture)))
+        seen.append((rows, len(picture), path))
         return picture
 
+    def one_by_one():
+        mixed = np.random.default_rng(0).permutation(len(keys))
+        crops = torch.cat([dataset[keys[index]]["image"] for index in mixed])
+        return crops[torch.from_numpy(np.argsort(mixed))]
+
     seen = []
-    sparing = crops()
+    alone, together = one_by_one(), dataset.__getitems__(keys)["image"]
+    dataset._decoded = None
     monkeypatch.setattr("lightning_pose_zoo.data.crops.read_image", whole)
-    assert torch.equal(crops(), sparing)
-    assert np.mean([needed < height for needed, height in seen]) > 0.5
+    assert torch.equal(one_by_one(), alone)
+    assert np.mean([needed < height for needed, height, _ in seen]) > 0.5
+    seen.clear()
+    dataset._decoded = None
+    assert torch.equal(dataset.__getitems__(keys)["image"], alone)
+    assert torch.equal(together, alone)
+    files = [path for *_, path in seen]
+    assert len(files) == len(set(files)) < len(keys)
+    seen.clear()
+    last = np.array([dataset.table.path(row) == files[-1] for row in dataset.table.image_rows.tolist()])
+    again = dataset.__getitems__([keys[index] for index in np.flatnonzero(last)])["image"]
+    assert torch.equal(again, alone[torch.from_numpy(last)])
+    assert not seen  # the picture of the batch before

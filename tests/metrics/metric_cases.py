@@ -20,11 +20,13 @@ from lightning_pose_zoo.metrics import (
     RMSE,
     ErrorDiagnosis,
     GroundTruth,
+    ImplausiblePoses,
     OKSMeanAveragePrecision,
     PCKh,
     PoseMetric,
     RowMetric,
 )
+from lightning_pose_zoo.metrics.functional import fit_pose_ranges
 from lightning_pose_zoo.structures import Poses
 
 
@@ -72,10 +74,13 @@ _SIZED = (*_PLAIN, "head_size")
 _3D = ("predicted_3d", "target_3d", "visibility")
 ARGUMENTS = {
     "pck": _SIZED, "box": _SIZED, "pixel": _PLAIN, "pckh": _SIZED, "pdj": _PLAIN, "auc": _PLAIN, "auc_mpii": _SIZED,
-    "pcp": _PLAIN, "pcp_relaxed": _PLAIN, "epe": _PLAIN, "rmse": _PLAIN, "nme": _SIZED, "mpjpe": _3D, "n_mpjpe": _3D,
-    "pa_mpjpe": _3D, "pck3d": _3D, "auc3d": _3D,
+    "pcp": _PLAIN, "pcp_relaxed": _PLAIN, "epe": _PLAIN, "rmse": _PLAIN, "implausible": _PLAIN, "nme": _SIZED,
+    "mpjpe": _3D, "n_mpjpe": _3D, "pa_mpjpe": _3D, "pck3d": _3D, "auc3d": _3D,
 }  # fmt: skip
 """The columns that ``update`` of each metric takes; those that are absent take whole images."""
+
+# Of poses that predictions resemble more or less, so that some are implausible and some are not.
+KNOWN_POSES = fit_pose_ranges(people(50)["target"], torch.ones(50, 16), "mpii16", coverage=0.9)
 
 
 def metrics(columns: dict[str, torch.Tensor]) -> dict[str, RowMetric]:
@@ -93,6 +98,7 @@ def metrics(columns: dict[str, torch.Tensor]) -> dict[str, RowMetric]:
         "epe": EPE("mpii16"),
         "rmse": RMSE("mpii16"),
         "nme": NME("mpii16"),
+        "implausible": ImplausiblePoses("mpii16", KNOWN_POSES),
         "mpjpe": MPJPE("mpii16"),
         "n_mpjpe": MPJPE("mpii16", alignment="scale", align_on="all"),
         "pa_mpjpe": MPJPE("mpii16", alignment="procrustes"),

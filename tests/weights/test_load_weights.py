@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.errors import CheckpointError
-from lightning_pose_zoo.methods import HRNet, SimpleBaseline
+from lightning_pose_zoo.methods import AlphaPose, HRNet, SimpleBaseline
 from lightning_pose_zoo.methods.convolutional_pose_machine import ConvolutionalPoseMachine
 from lightning_pose_zoo.methods.normalization import Normalization
 from lightning_pose_zoo.methods.stacked_hourglass import StackedHourglass
@@ -38,6 +38,14 @@ SOURCES = [
         684,
         58,
         ([0, 0, 0], [1, 1, 1], "rgb"),
+    ),
+    (
+        "alphapose_fastpose_r50_coco",
+        lambda: AlphaPose("coco17", transformer=None),
+        "",
+        348,
+        0,
+        ([0.406, 0.457, 0.480], [1, 1, 1], "rgb"),
     ),
     ("mmpose_cpm_mpii", lambda: ConvolutionalPoseMachine("mpii16", **CPM), "", 216, 0, (*IMAGENET, "rgb")),
 ]
