@@ -14,6 +14,7 @@ from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.export import DESCRIPTION, export_onnx, export_program, method_from_checkpoint
 from lightning_pose_zoo.losses import HeatmapCrossEntropy
 from lightning_pose_zoo.methods import (
+    AlphaPose,
     ConvolutionalPoseMachine,
     EfficientObjectLocalization,
     HRNet,
@@ -36,6 +37,11 @@ METHODS = [
         EfficientObjectLocalization,
         {"backbone": "tompson7_bn", "channels": 4, "window": 3},
         HeatmapCodec("center", 8, 1.5),
+    ),
+    (
+        AlphaPose,
+        {"backbone": "test_resnet", "channels": (8, 8), "transformer": "test_resnet", "parallel": False},
+        HeatmapCodec("msra"),
     ),
 ]
 table = pytest.mark.parametrize(("method", "arguments", "codec"), METHODS, ids=[row[0].__name__ for row in METHODS])

@@ -105,8 +105,7 @@ def warp_back(maps: Tensor, inverse: Tensor) -> Tensor:
     """
     maps = maps.float()
     least = maps.detach().amin(dim=(-2, -1), keepdim=True)
-    height, width = maps.shape[-2:]
-    return warp((maps - least).reshape(len(maps), -1, height, width), inverse).view(maps.shape) + least
+    return warp((maps - least).flatten(1, -3), inverse).reshape(maps.shape) + least
 
 
 def _single_person_network(

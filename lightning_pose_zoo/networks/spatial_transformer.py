@@ -101,7 +101,7 @@ def warp(pictures: Tensor, windows: Tensor) -> Tensor:
         for length in (height, width)
     )
     y, x = torch.meshgrid(y, x, indexing="ij")
-    grid = apply_affine(torch.stack([x, y], dim=-1).expand(len(windows), -1, -1, -1), windows.float())
+    grid = apply_affine(torch.stack([x, y], dim=-1).expand(windows.shape[0], -1, -1, -1), windows.float())
     return F.grid_sample(pictures.float(), grid, align_corners=False)
 
 
