@@ -62,7 +62,7 @@ def plain(**words) -> AdversarialPoseNet:
     """
 
     def steps(parameters):
-        return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
+        return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
 
     method = build(
         loss=HeatmapMSE("cells"), occlusion_loss=HeatmapMSE("cells"), optimizer=steps, critic_optimizer=steps,
@@ -105,5 +105,5 @@ def train_on_ranks(rank: int, folder: Path) -> None:
     """Train on two processes with half of each batch, so that one process can be compared."""
     L.seed_everything(3, verbose=False)
     method = plain()
-    train(folder, method, 2, devices=2)
+    train(folder, method, 2, devices=2, max_steps=5)
     write_checkpoint(method.state_dict(), folder / f"rank_{rank}.pt")

@@ -1,6 +1,6 @@
 """Adversarial PoseNet in miniature: critics make fewer poses implausible, and no keypoint is found less often.
 
-    python tests/benchmarks/claim_adversarial_posenet.py --seed S [--minutes M]
+    python tests/benchmarks/claim_adversarial_posenet.py --seed S [--minutes M] [--steps N]
 
 Trains the recipe on heavily occluded rendered people of that seed, and beside it the same generator without critics:
 from the same first weights, on the same crops in the same order, for as many steps. Prints for both, on people that
@@ -100,13 +100,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the people, the first weights and the order")
     parser.add_argument("--minutes", type=float, default=10.0, help="both trainings are shortened to these together")
+    parser.add_argument("--steps", type=int, help="of each training, whatever time they take")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--precision", default="bf16-mixed", help="of both trainings; 32-true on older CPUs")
     arguments = parser.parse_args()
     prepare(arguments.threads)
     seed = arguments.seed
     words = [f"--seed_everything={seed}", f"--data.seed={seed}", f"--trainer.precision={arguments.precision}"]
-    steps = steps_in_time(arguments.minutes, words)
+    steps = arguments.steps or steps_in_time(arguments.minutes, words)
     data = build(RECIPE, steps, words)
     crops = rendered(data)
     data.datamodule.setup("test")
