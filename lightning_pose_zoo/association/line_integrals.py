@@ -119,7 +119,8 @@ class _Lines(NamedTuple):
     @property
     def length(self) -> Tensor:
         """Their lengths, (q,)."""
-        return (self.end - self.start).norm(dim=-1)
+        length: Tensor = (self.end - self.start).norm(dim=-1)
+        return length
 
     @property
     def near(self) -> Tensor:
