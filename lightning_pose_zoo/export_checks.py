@@ -107,11 +107,10 @@ class PictureCheck(Check):
         """Return by how much candidates differ; 0 where the random pictures have none."""
         outputs = run(self.images[:count])
         maps, (places, scores, table) = outputs[: self.graph.maps], outputs[self.graph.maps :]
-        off = max(
-            ((theirs - ours[:count]).abs().max() / ours[:count].abs().max().clamp(min=1e-12)).item()
-            for ours, theirs in zip(self.maps, maps, strict=True)
-        )
-        if not off <= _MOST_VALUE:
+        pairs = zip((part[:count] for part in self.maps), maps, strict=True)
+        parts = [(theirs - ours).abs().max() / ours.abs().max().clamp(min=1e-12) for ours, theirs in pairs]
+        off = torch.stack(parts).max().item()
+        if not off <= _MOST_VALUE:  # NaN too
             raise _differs(path, count, f"{off:.2g} of the highest value of its maps")
         own_places, own_scores, own_table = self.graph.decoded(*maps)
         there, here = scores > 0, own_scores > 0
@@ -122,8 +121,8 @@ class PictureCheck(Check):
         wrong = int((here & ~same).sum()) + abs(int(there.sum()) - int(here.sum()))
         if wrong > max(2, _BY_ROUNDING * int(here.sum())):
             raise _differs(path, count, f"{wrong} of {int(here.sum())} candidates")
-        pairs = self._by_partner(table, partner, here)
-        different = int(((pairs - own_table).abs() > _MOST_VALUE * own_table.abs().max().clamp(min=1)).sum())
+        ordered = self._by_partner(table, partner, here)
+        different = int(((ordered - own_table).abs() > _MOST_VALUE * own_table.abs().max().clamp(min=1)).sum())
         if different > max(2, _BY_ROUNDING * int((own_table != 0).sum())):
             raise _differs(path, count, f"{different} of {int((own_table != 0).sum())} pairs of candidates")
         return float(nearest[here & same].max()) if (here & same).any() else 0.0

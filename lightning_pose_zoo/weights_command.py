@@ -22,6 +22,8 @@ _DATA_SETS = {
     "posetrack17": "posetrack",
 }
 
+_CODECS = {"OpenPose": "PartAffinityCodec", "DeepPose": "RegressionCodec"}
+
 
 def main(words: Sequence[str]) -> None:
     """Parse the words after ``weights``, and print what the file is.
@@ -84,6 +86,7 @@ def _about(
     from lightning_pose_zoo.skeletons import Skeleton, get_skeleton
     from lightning_pose_zoo.weights.expectations import pixels_of
     from lightning_pose_zoo.weights.keypoints import KeypointTable
+    from lightning_pose_zoo.weights.part_channels import part_table
 
     skeleton: Skeleton | None = get_skeleton(given) if given else trained.skeleton
     if skeleton is None and described.keypoints in source.skeletons:
@@ -103,13 +106,19 @@ def _about(
     if pixels is not None:
         lines.append(f"  pixels     {pixels.channel_order}, mean {pixels.mean}, deviation {pixels.std}")
     if source.convention:
-        lines.append(f"  maps       HeatmapCodec('{source.convention}', ...)")
-    lines += [f"  {name:<10} {part}" for name, part in trained.parts.items() if name != "normalization"]
+        codec = _CODECS.get(described.method, "HeatmapCodec")
+        lines.append(f"  maps       {codec}('{source.convention}', ...)")
+    lines += [
+        f"  {name:<10} {' '.join(part.split())}" for name, part in trained.parts.items() if name != "normalization"
+    ]
     recipes = _recipes(described, name)
     lines += [f"  {'recipes' if not index else '':<10} {recipe}" for index, recipe in enumerate(recipes)]
     if onto and skeleton:
         mine = get_skeleton(onto)
-        table = KeypointTable(skeleton, mine, matched_keypoints(skeleton, mine))
+        if described.method == "OpenPose":
+            table = part_table(skeleton, mine)
+        else:
+            table = KeypointTable(skeleton, mine, matched_keypoints(skeleton, mine))
         lines += [f"from skeleton {skeleton.name} to {mine.name}:", str(table)]
     return lines
 

@@ -34,22 +34,23 @@ def coco_pictures(path: Path, side: int) -> list[PoseBatch]:
     for person in content["annotations"]:
         if person.get("num_keypoints", 0) and not person.get("iscrowd", 0):
             people.setdefault(person["image_id"], []).append(person)
-    batches = []
-    for image in content["images"]:
-        those = people.get(image["id"], [])
-        if not those:
-            continue
-        scale = side / max(image["width"], image["height"])
-        keypoints = torch.tensor(np.array([person["keypoints"] for person in those], dtype=np.float32)).view(-1, 17, 3)
-        size = round(image["height"] * scale), round(image["width"] * scale)
-        batch: PoseBatch = {
-            "image": torch.zeros(1, 3, *size, dtype=torch.uint8),
-            "keypoints": (keypoints[..., :2] + 0.5) * scale - 0.5,
-            "visibility": keypoints[..., 2].to(torch.uint8),
-            "image_index": torch.zeros(len(those), dtype=torch.int64),
-            "image_id": torch.tensor([image["id"]]),
-            "person_id": torch.tensor([person["id"] for person in those]),
-            "to_original": torch.tensor([[[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5]]]),
-        }
-        batches.append(batch)
-    return batches
+    return [
+        picture(image["id"], (image["height"], image["width"]), people[image["id"]], side)
+        for image in content["images"]
+        if image["id"] in people
+    ]
+
+
+def picture(image_id: int, size: tuple[int, int], people: list[dict], side: int) -> PoseBatch:
+    """Return a batch without pixels of one picture, height and width given, its longer side scaled."""
+    scale = side / max(size)
+    keypoints = torch.tensor(np.array([person["keypoints"] for person in people], dtype=np.float32)).view(-1, 17, 3)
+    return {
+        "image": torch.zeros(1, 3, *(round(length * scale) for length in size), dtype=torch.uint8),
+        "keypoints": (keypoints[..., :2] + 0.5) * scale - 0.5,
+        "visibility": keypoints[..., 2].to(torch.uint8),
+        "image_index": torch.zeros(len(people), dtype=torch.int64),
+        "image_id": torch.tensor([image_id]),
+        "person_id": torch.tensor([person["id"] for person in people]),
+        "to_original": torch.tensor([[[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5]]]),
+    }

@@ -230,9 +230,11 @@ def test_the_exact_solution_costs_no_more_than_the_greedy_one():
         assert greedy.bound <= exact.bound <= exact.objective <= greedy.objective
 
 
-def test_people_come_back_from_perfect_fields_in_odd_pictures():
+@pytest.mark.parametrize("time_limit", [1.0, 0.0])
+def test_people_come_back_from_perfect_fields_in_odd_pictures(time_limit):
     crowd = [(x, y) for x in range(60, 800, 62) for y in range(60, 360, 62)]
-    method = perfect("lsp14", [people(crowd[20:40], size=(401, 863))], codec=PartFieldCodec(spacing=4.0, most=64))
+    codec = PartFieldCodec(spacing=4.0, most=64)
+    method = perfect("lsp14", [people(crowd[20:40], size=(401, 863))], codec=codec, time_limit=time_limit)
     for batch, count in (
         (people([]), 0),
         (people([(100, 80)], size=(161, 203)), 1),

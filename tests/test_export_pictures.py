@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ from lightning_pose_zoo.cli import main
 from lightning_pose_zoo.codecs import PartFieldCodec
 from lightning_pose_zoo.errors import SettingsError
 from lightning_pose_zoo.export import DESCRIPTION, export_onnx, export_program
+from lightning_pose_zoo.export_checks import PictureCheck
 from lightning_pose_zoo.methods import DeepCut, OpenPose
+from lightning_pose_zoo.methods.base import PoseModule
 
 SIZE = (60, 84)  # no multiples of the stride
 OPENPOSE = {"variant": "v2_bn", "stages": (1, 1), "channels": 8, "backbone": "resnet10t"}
@@ -210,31 +213,74 @@ def test_limbs_scores_are_the_line_integrals():
     torch.testing.assert_close(found, pairs.scores.sort().values)
 
 
-def test_a_file_that_reads_its_maps_otherwise_is_not_written(tmp_path, monkeypatch):
-    method, load = openpose(), torch.export.load
+def nothing(outputs):
+    """Say what the method says, candidates in another order."""
+    maps, (places, scores, links) = outputs[:2], outputs[2:]
+    order = torch.randperm(scores.shape[-1], generator=torch.Generator().manual_seed(0))
+    return (*maps, places[:, :, order], scores[:, :, order], links[:, :, order][..., order])
 
-    def changed(place, how):
-        def off(file):
-            program = load(file).module()
 
-            class Off:
-                def module(self):
-                    return lambda images: tuple(
-                        how(part) if number == place else part for number, part in enumerate(program(images))
-                    )
+def changed(place, how):
+    return lambda outputs: tuple(how(part) if number == place else part for number, part in enumerate(outputs))
 
-            return Off()
 
-        return off
+MISTAKES = {
+    "of the highest value of its maps": changed(0, lambda part: part + 0.01 * part.abs().max()),
+    "of the highest value of its maps ": changed(1, lambda part: torch.full_like(part, math.nan)),
+    r"\d+ of \d+ candidates": changed(2, lambda part: part + 0.01),
+    r"\d+ of \d+ candidates ": changed(3, lambda part: torch.full_like(part, math.nan)),
+    "pairs of candidates": changed(4, lambda part: 1.05 * part),
+    "pairs of candidates ": changed(4, lambda part: part.transpose(2, 3)),
+}
 
-    for place, how, what in (
-        (0, lambda part: part + 0.01 * part.abs().max(), "of the highest value of its maps"),
-        (2, lambda part: part + 0.01, "candidates"),
-        (4, lambda part: 1.05 * part.roll(1, -1), "pairs of candidates"),
-        (3, lambda part: torch.full_like(part, math.nan), "candidates"),
-    ):
-        monkeypatch.setattr(torch.export, "load", changed(place, how))
-        with pytest.raises(SettingsError, match=rf"was not written: .* {what}"):
-            export_program(method, tmp_path / "model.pt2", SIZE)
-        assert not list(tmp_path.iterdir())
-        break
+
+@torch.no_grad()
+@pytest.mark.parametrize("what", [None, *MISTAKES])
+def test_files_are_compared_with_their_method(what):
+    graph = openpose().graph().eval()
+    check = PictureCheck(graph, SIZE)
+    assert (graph(check.images)[4] > 0).sum() > 100
+    if what is None:
+        assert check.distance(lambda images: nothing(graph(images)), 5, Path("model.pt2")) == 0
+        return
+    with pytest.raises(SettingsError, match=rf"model.pt2' was not written: on 5 .* {what.strip()}"):
+        check.distance(lambda images: MISTAKES[what](graph(images)), 5, Path("model.pt2"))
+
+
+@torch.no_grad()
+def test_files_of_deepcut_are_compared_too():
+    graph = deepcut().graph().eval()
+    check = PictureCheck(graph, SIZE)
+    order = torch.tensor([2, 0, 1])
+
+    def reordered(images):
+        *maps, places, scores, costs = graph(images)
+        by_part = costs.unflatten(2, (14, 3)).unflatten(1, (14, 3))[:, :, order][..., order].flatten(3).flatten(1, 2)
+        return (*maps, places[:, :, order], scores[:, :, order], by_part)
+
+    assert check.distance(reordered, 5, Path("model.pt2")) == 0
+    with pytest.raises(SettingsError, match="pairs of candidates"):
+        check.distance(lambda images: (*graph(images)[:-1], graph(images)[-1] + 0.1), 5, Path("model.pt2"))
+
+
+class Strange(PoseModule):
+    """A method for whole pictures that does not say what can be exported."""
+
+    samples = "pictures"
+
+    def __init__(self):
+        super().__init__("lsp14", torch.optim.SGD, None, None, False)
+
+    def losses(self, batch):
+        raise NotImplementedError
+
+    def estimate(self, batch):
+        raise NotImplementedError
+
+
+def test_methods_without_a_graph_and_sizes_that_are_none_are_refused(tmp_path):
+    with pytest.raises(SettingsError, match=r"Strange finds people in whole pictures and has no graph\(\)"):
+        export_program(Strange(), tmp_path / "model.pt2", SIZE)
+    with pytest.raises(SettingsError, match="image_size is"):
+        export_program(openpose(), tmp_path / "model.pt2", (0, 64))
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import torch
 from lightning_pose_zoo.association.paf import PartGrouping
 from lightning_pose_zoo.codecs import PartAffinityCodec
 from lightning_pose_zoo.data import SyntheticPeople
-from lightning_pose_zoo.errors import CheckpointError
+from lightning_pose_zoo.errors import CheckpointError, PoseZooError
 from lightning_pose_zoo.methods import OpenPose
 from lightning_pose_zoo.skeletons import SKELETON_NAMES, get_skeleton
 from lightning_pose_zoo.structures import Poses
@@ -51,7 +51,8 @@ def perfect(module, batch):
     """Let a method see what it was to predict."""
     size = tuple(-(-side // module.codec.stride) * module.codec.stride for side in batch["image"].shape[-2:])
     parts, seen = module.parts.from_keypoints(batch["keypoints"], batch["visibility"])
-    fields, maps = module.codec.encode(parts, seen, batch["image_index"], module.limbs, 3, size)
+    pictures = len(batch["image"])
+    fields, maps = module.codec.encode(parts, seen, batch["image_index"], module.limbs, pictures, size)
     module.forward = lambda _: (maps, fields)
     return module
 
@@ -125,6 +126,8 @@ def test_the_loss_is_half_the_squared_error_summed_over_cells():
 def test_persons_come_back_in_the_original_pictures(skeleton):
     module = OpenPose(skeleton, **SMALL)
     batch = crowd((376, 520), skeleton)
+    # Nobody's limbs are longer than half of the picture's height.
+    batch["keypoints"] = 0.45 * batch["keypoints"] + torch.tensor([0.0, 200.0, 0.0, 200.0])[:, None, None]
     poses = perfect(module, batch).estimate(batch)
     assert poses.image_ids.tolist() == [70, 70, 72, 72]
     expected = 2 * batch["keypoints"] + torch.tensor([5.0, 7.0])
@@ -148,6 +151,58 @@ def test_pictures_of_any_size_and_of_nobody(size):
         nobody = perfect(module, batch | {"visibility": torch.zeros(4, 17)}).estimate(batch)
     assert len(nobody) == 0
     assert nobody.keypoints.shape == (0, 17, 2)
+
+
+def standing(count, size):
+    """A batch of one picture with people side by side, as COCO has keypoints, and the fields that they make."""
+    body = torch.tensor(
+        [[0, .05], [.03, .03], [-.03, .03], [.07, .05], [-.07, .05], [.12, .2], [-.12, .2], [.17, .36], [-.17, .36],
+         [.2, .5], [-.2, .5], [.08, .52], [-.08, .52], [.1, .75], [-.1, .75], [.1, .97], [-.1, .97]]
+    )  # fmt: skip
+    corner = torch.tensor([[45.0 + 66 * (n % 12), 6.0 + 122 * (n // 12)] for n in range(count)]).view(-1, 1, 2)
+    return crowd(size) | {
+        "image": torch.zeros(1, 3, *size, dtype=torch.uint8), "keypoints": corner + 110 * body,
+        "visibility": torch.full((count, 17), 2), "image_index": torch.zeros(count, dtype=torch.int64),
+        "image_id": torch.tensor([7]), "to_original": torch.eye(2, 3)[None],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("matching", ["greedy", "optimal"])
+@pytest.mark.parametrize(("count", "size"), [(0, (61, 83)), (1, (131, 99)), (60, (619, 853))])
+def test_crowds_of_any_number_in_odd_pictures(count, size, matching):
+    module = OpenPose("coco17", grouping=PartGrouping(matching=matching), **SMALL)
+    batch = standing(count, size)
+    found = perfect(module, batch).estimate(batch)
+    assert len(found) == count
+    for keypoints in batch["keypoints"]:
+        assert (found.keypoints - keypoints).norm(dim=-1).amax(dim=1).min() < 2
+
+
+@pytest.mark.parametrize("matching", ["greedy", "optimal"])
+def test_one_joint_all_in_a_point_and_what_is_not_finite(matching):
+    module = OpenPose("coco17", grouping=PartGrouping(matching=matching, min_parts=1), **SMALL)
+    batch = standing(1, (131, 99))
+    batch["visibility"] = torch.zeros(1, 17)
+    batch["visibility"][0, 9] = 1
+    alone = perfect(module, batch).estimate(batch)
+    assert (alone.keypoint_scores > 0).nonzero().tolist() == [[0, 9]]
+    torch.testing.assert_close(alone.keypoints[0, 9], batch["keypoints"][0, 9], atol=0.1, rtol=0)
+    torch.testing.assert_close(alone.boxes[0], batch["keypoints"][0, 9].repeat(2), atol=0.1, rtol=0)
+    heap = batch | {"keypoints": torch.full((1, 17, 2), 60.0), "visibility": torch.full((1, 17), 2)}
+    found = perfect(module, heap).estimate(heap)
+    assert len(found) == 1
+    torch.testing.assert_close(found.keypoints, heap["keypoints"], atol=0.1, rtol=0)
+    maps, _ = module.forward(None)
+    maps[0, 2, 3, 3] = torch.nan
+    with pytest.raises(PoseZooError, match=r"confidence maps of pictures \[0\] of the batch .* not finite"):
+        module.estimate(heap)
+    # Training says so too, at once.
+    damaged = OpenPose("coco17", **SMALL)
+    with torch.no_grad():
+        damaged.network.maps[-1].head.bias[0] = torch.nan
+    assert torch.isnan(sum(damaged.losses(crowd()).values()))
+    with pytest.raises(PoseZooError, match="not finite"):
+        damaged.eval().estimate(crowd())
 
 
 def test_the_flip_test_is_symmetric():

@@ -113,9 +113,11 @@ def persons_from_costs(
     from lightning_pose_zoo.association.part_pairs import log_odds
     from lightning_pose_zoo.association.partition import PartitionProblem, partition_exactly, partition_greedily
 
-    values, points = np.asarray(scores, dtype=np.float64), np.asarray(places, dtype=np.float64)
+    # Of the weights of a program, outputs have a gradient.
+    given = (part.detach().cpu() if isinstance(part, torch.Tensor) else part for part in (scores, places, costs))
+    values, points, table = (np.asarray(part, dtype=np.float64) for part in given)
     rows = np.flatnonzero(values)  # NaN among them, which the problem refuses
-    pairwise = np.asarray(costs, dtype=np.float64)[np.ix_(rows, rows)]
+    pairwise = table[np.ix_(rows, rows)]
     parts, numbers = np.divmod(rows, max(values.shape[1], 1))
     unaries = log_odds(torch.from_numpy(values.ravel()[rows])).numpy()
     problem = PartitionProblem(unaries, (pairwise + pairwise.T) / 2, classes=parts, one_cluster=one_person)

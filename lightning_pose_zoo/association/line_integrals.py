@@ -21,6 +21,7 @@ _ORDER = (5, 3, 7, 4, 6, 2, 8, 1, 9, 0)  # the order in which samples are taken
 _AGREEING = 0.8  # share of the samples
 _ALONG = 0.05  # a sample agrees where the field goes along the limb by more than this
 _NEAR = 0.4  # cells
+_LONG = 0.5  # of the maps' height; the ten places of a longer line may by chance all meet limbs of other people
 
 
 class Pairs(NamedTuple):
@@ -50,8 +51,9 @@ def line_integrals(
     """Measure for every pair of candidates how well the field of their limb goes from one to the other.
 
     The field is read at ten places along the line, between the cells, and multiplied with the line's direction. A pair
-    counts where the share ``agreeing`` of them is above 0.05; its score is the mean of all ten. Two samples are
-    taken first, and pairs that cannot reach that share any more are left out.
+    counts where the share ``agreeing`` of them is above 0.05; its score is the mean of all ten. A line longer than half
+    of the maps' height loses the share of its length by which it is longer, as in the first released code. Two samples
+    are taken first, and pairs that cannot reach that share any more are left out.
 
     Args:
         fields: (B, 2 C, h, w).
@@ -72,7 +74,8 @@ def line_integrals(
     lines = _Lines(lines.start[left], lines.end[left])
     values = torch.cat([early[left], _along(vectors, maps[left], lines, others)], dim=1)
     limb, first, second = limb[left], first[left], second[left]
-    score = _pair_scores(values, lines, candidates.scores[first], candidates.scores[second], allowed)
+    heights = (candidates.scores[first] * candidates.scores[second]).sqrt()
+    score = _pair_scores(values, lines, vectors.height, allowed) * heights
     kept = score > 0
     return Pairs(limb[kept], first[kept], second[kept], score[kept])
 
@@ -101,9 +104,10 @@ def limb_scores(
     second = scores[:, ends][:, :, None].expand(shape).flatten()
     maps = torch.arange(fields.shape[0] * len(limbs), device=fields.device).repeat_interleave(most * most)
     lines = _Lines(start, end)
-    values = _along(_Vectors.of(fields), maps, lines, range(_SAMPLES))
-    found: Tensor = _pair_scores(values, lines, first, second, round(_SAMPLES * (1 - _AGREEING)))
-    return found.view(shape)
+    vectors = _Vectors.of(fields)
+    values = _along(vectors, maps, lines, range(_SAMPLES))
+    found: Tensor = _pair_scores(values, lines, vectors.height, round(_SAMPLES * (1 - _AGREEING)))
+    return (found * (first * second).sqrt()).view(shape)
 
 
 class _Lines(NamedTuple):
@@ -113,9 +117,15 @@ class _Lines(NamedTuple):
     end: Tensor
 
     @property
+    def length(self) -> Tensor:
+        """Their lengths, (q,)."""
+        length: Tensor = (self.end - self.start).norm(dim=-1)
+        return length
+
+    @property
     def near(self) -> Tensor:
         """Whether the ends lie in one place, (q,)."""
-        near: Tensor = (self.end - self.start).norm(dim=-1) < _NEAR
+        near: Tensor = self.length < _NEAR
         return near
 
 
@@ -146,7 +156,7 @@ def _along(vectors: _Vectors, maps: Tensor, lines: _Lines, which: Sequence[int])
         (q, S).
     """
     difference = lines.end - lines.start
-    length = difference.norm(dim=-1, keepdim=True)
+    length = lines.length[:, None]
     way = torch.where(length > 1e-3, difference / length.clamp(min=1e-3), 0.0)
     steps = torch.linspace(0, 1, _SAMPLES, device=vectors.rows.device)[list(which), None]
     places = lines.start[:, None] + difference[:, None] * steps
@@ -154,20 +164,19 @@ def _along(vectors: _Vectors, maps: Tensor, lines: _Lines, which: Sequence[int])
     return (read * way[:, None]).sum(dim=-1)
 
 
-def _pair_scores(values: Tensor, lines: _Lines, first: Tensor, second: Tensor, allowed: int) -> Tensor:
-    """Return the scores (q,) of pairs of candidates of the given heights, 0 for those that do not belong together.
+def _pair_scores(values: Tensor, lines: _Lines, height: int, allowed: int) -> Tensor:
+    """Return the scores (q,) of lines, 0 where their ends do not belong together.
 
     Args:
         values: (q, 10), how far the field goes along each line.
         lines: The q lines.
-        first: (q,) height of the one candidate.
-        second: (q,) of the other.
+        height: Of the maps, in cells.
         allowed: So many values may disagree.
     """
-    score = values.mean(dim=1)
+    length = lines.length
+    score = values.mean(dim=1) + (_LONG * height / length.clamp(min=_NEAR) - 1).clamp(max=0)
     good = ((values > _ALONG).sum(dim=1) >= _SAMPLES - allowed) & (score > 0)
-    score = torch.where(lines.near, score.clamp(min=_ALONG), torch.where(good, score, 0.0))
-    return score * (first * second).sqrt()
+    return torch.where(length < _NEAR, score.clamp(min=_ALONG), torch.where(good, score, 0.0))
 
 
 def _all_pairs(

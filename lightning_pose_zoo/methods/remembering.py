@@ -79,7 +79,7 @@ def what_output_means(method: PoseModule) -> dict[str, Any]:
 def parts_of(method: nn.Module) -> dict[str, str]:
     """Describe the parts that decide what the network's output means: codec, loss, normalisation, ..."""
     children = dict(method.named_children())
-    return {name: repr(part) for name, part in children.items() if name not in _NO_PART}
+    return {name: repr(part) for name, part in children.items() if name not in _NO_PART and not name.startswith("_")}
 
 
 def refuse_other_parts(method: nn.Module, trained: dict[str, str]) -> None:

@@ -31,12 +31,14 @@ class Description:
         arguments: What the method must be given besides the skeleton.
         keypoints: How many it finds.
         recipe: What the names of its recipes begin with.
+        sizes: What the network is built with before the arguments; the number of keypoints by default.
     """
 
     method: str
     arguments: Mapping[str, Any]
     keypoints: int
     recipe: str
+    sizes: tuple[int, ...] = ()
 
     def call(self, skeleton: str) -> str:
         """Write the call that builds the method."""
@@ -52,7 +54,9 @@ class Description:
         from lightning_pose_zoo import networks
 
         with torch.device("meta"):
-            network: nn.Module = getattr(networks, f"{self.method}Network")(self.keypoints, **self.arguments)
+            network: nn.Module = getattr(networks, f"{self.method}Network")(
+                *(self.sizes or (self.keypoints,)), **self.arguments
+            )
         return network
 
 
@@ -77,6 +81,8 @@ def describe(
         or _stacked_hourglass(state, stem)
         or _deeppose(state, hyper_parameters)
         or _mask_rcnn(state, hyper_parameters)
+        or _openpose(state, hyper_parameters)
+        or _deepcut(state, hyper_parameters)
     )
 
 
@@ -229,3 +235,46 @@ def _alphapose(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Descrip
     if transformer is not None:
         arguments["parallel"] = any(key.startswith("parallel.") for key in state)
     return Description("AlphaPose", arguments, int(head.shape[0]), f"fastpose_{backbone.replace('resnet', 'r')}")
+
+
+def _openpose(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Description | None:
+    if "reduce.0.conv.weight" not in state or not any(key.startswith("fields.0.") for key in state):
+        return None
+    is_second = "fields.0.head.weight" in state
+    batch_norm = "reduce.0.bn.weight" in state
+    variant = f"v{1 + is_second}{'_bn' * batch_norm}"
+    stages = tuple(_count(state, rf"{kind}\.(\d+)\.") for kind in ("fields", "maps"))
+    heads = [
+        [value for key, value in state.items() if re.match(rf"{kind}\.0\.", key) and value.ndim == 4][-1]
+        for kind in ("fields", "maps")
+    ]
+    limbs, parts = heads[0].shape[0] // 2, heads[1].shape[0] - 1
+    arguments: dict[str, Any] = {"variant": variant}
+    if stages != ((4, 2) if is_second else (6, 6)):
+        arguments["stages"] = stages
+    channels = int(state["reduce.1.conv.weight"].shape[0])
+    if channels != 128:
+        arguments["channels"] = channels
+    backbone = str(given.get("backbone", "vgg19" if "backbone.conv1_1.conv.weight" in state else _resnet(state)))
+    # A name with a colon would have timm fetch a model from where a stranger's file says.
+    if not re.fullmatch(r"\w[\w.]*", backbone):
+        return None
+    if backbone != "vgg19":
+        arguments["backbone"] = backbone
+    skeleton = given.get("skeleton")
+    # COCO's 17 keypoints and the neck.
+    count = len(skeleton["names"]) if isinstance(skeleton, Mapping) else 17 if (parts, limbs) == (18, 19) else parts
+    return Description("OpenPose", arguments, count, f"openpose_{variant.removesuffix('_bn')}", (parts, limbs))
+
+
+def _deepcut(state: Mapping[str, Tensor], given: Mapping[str, Any]) -> Description | None:
+    means = state.get("pairs.pair_mean")
+    if means is None or "toward.deep_weight" not in state:
+        return None
+    backbone = str(given.get("backbone", _resnet(state)))
+    if not re.fullmatch(r"\w[\w.]*", backbone):
+        return None
+    arguments: dict[str, Any] = {"backbone": backbone}
+    if "early_scores.bias" not in state:
+        arguments["intermediate_supervision"] = False
+    return Description("DeepCut", arguments, int(means.shape[0]), f"deepcut_{backbone.replace('resnet', 'r')}")

@@ -21,7 +21,7 @@ from lightning_pose_zoo.weights.keypoints import Channels, KeypointTable, LimbTa
 from lightning_pose_zoo.weights.reading import TrainedWeights
 from lightning_pose_zoo.weights.sources import Source, skeleton_of
 
-__all__ = ["parts_onto_skeleton"]
+__all__ = ["part_table", "parts_onto_skeleton"]
 
 
 def parts_onto_skeleton(
@@ -52,7 +52,7 @@ def parts_onto_skeleton(
     if theirs.names == mine.names:
         return state, None, remarks
     own = network.state_dict()
-    table = _matched(body_parts(theirs), body_parts(mine))
+    table = part_table(theirs, mine)
     channels = {
         key: {axis: _channels(blocks, own[key].shape[axis], table) for axis, blocks in axes.items()}
         for key, axes in layout.items()
@@ -94,8 +94,14 @@ def _skeleton_of(
     )
 
 
-def _matched(theirs: BodyParts, mine: BodyParts) -> KeypointTable:
-    """Find each part and each limb in the file."""
+def part_table(theirs_of: Skeleton, mine_of: Skeleton) -> KeypointTable:
+    """Find each part and each limb of a skeleton in another one.
+
+    Args:
+        theirs_of: The file's keypoints.
+        mine_of: The keypoints whose parts and limbs are looked for.
+    """
+    theirs, mine = body_parts(theirs_of), body_parts(mine_of)
     found = matched_keypoints(_comparable(theirs, mine), _comparable(mine, theirs))
     ends = [(found[a], found[b]) for a, b in mine.skeleton.limbs]
     place = {limb: index for index, limb in enumerate(theirs.skeleton.limbs)}

@@ -12,7 +12,7 @@ from real_crowds import PARTS, read_crowds, score
 
 from lightning_pose_zoo.association.candidates import Candidates, find_candidates
 from lightning_pose_zoo.association.line_integrals import Pairs, line_integrals
-from lightning_pose_zoo.association.paf import PartGrouping, match_pairs
+from lightning_pose_zoo.association.paf import PartGrouping, _assembled, match_pairs
 from lightning_pose_zoo.codecs.paf import PartAffinityCodec
 from lightning_pose_zoo.errors import PoseZooError
 
@@ -81,7 +81,7 @@ def integral_by_loops(field, start, end, heights):
         corners = [field[:, top + dy, left + dx] for dy in (0, 1) for dx in (0, 1)]
         values.append(sum(weight * corner for weight, corner in zip(weights, corners, strict=True)) @ way)
     good = sum(value > 0.05 for value in values) >= 8
-    mean = sum(values) / 10
+    mean = sum(values) / 10 + min(0.5 * field.shape[1] / math.dist(start, end) - 1, 0)
     if math.dist(start, end) < 0.4:
         return max(mean, 0.05) * heights
     return mean * heights if good and mean > 0 else None
@@ -147,6 +147,16 @@ def test_matchings_equal_a_loop_and_brute_force(seed):
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
 
 
+def test_where_one_pair_outweighs_all_after_it_greedy_is_optimal():
+    for seed in range(8):
+        pairs = random_pairs(seed, limbs=2, candidates=3)
+        rank = torch.argsort(torch.argsort(pairs.scores, descending=True)).float()
+        greedy, optimal = (match_pairs(pairs._replace(scores=2**-rank), 6, how) for how in ("greedy", "optimal"))
+        assert len(greedy.limbs) > 2
+        for one, other in zip(greedy, optimal, strict=True):
+            assert one.tolist() == other.tolist()
+
+
 @pytest.mark.parametrize("matching", ["greedy", "optimal"])
 @pytest.mark.parametrize("count", [0, 1, 60])
 def test_everybody_is_found_whole(count, matching):
@@ -171,17 +181,18 @@ def test_pictures_of_a_batch_are_apart_and_in_order():
         assert alone.tolist() == sorted(alone.tolist(), reverse=True)
 
 
-def test_a_person_of_one_joint_and_one_of_all_in_a_point():
+@pytest.mark.parametrize("matching", ["greedy", "optimal"])
+def test_a_person_of_one_joint_and_one_of_all_in_a_point(matching):
     places = standing_people(1)
     seen = torch.zeros(1, 18, dtype=torch.int64)
     seen[0, 4] = 2
     maps, fields = drawn(places, seen, [0], 1, (136, 104))
-    assert len(PartGrouping()(maps, fields, LIMBS).scores) == 0
-    found = PartGrouping(min_parts=1)(maps, fields, LIMBS)
+    assert len(PartGrouping(matching=matching)(maps, fields, LIMBS).scores) == 0
+    found = PartGrouping(matching=matching, min_parts=1)(maps, fields, LIMBS)
     assert (found.part_scores > 0).nonzero().tolist() == [[0, 4]]
     # Nothing is drawn of limbs without a length; parts in one place belong together all the same.
     heap = torch.full((1, 18, 2), 50.3)
-    found = PartGrouping()(*drawn(heap, torch.full((1, 18), 2), [0], 1, (104, 72)), LIMBS)
+    found = PartGrouping(matching=matching)(*drawn(heap, torch.full((1, 18), 2), [0], 1, (104, 72)), LIMBS)
     assert len(found.scores) == 1
     torch.testing.assert_close(CODEC.to_pixels(found.cells)[0], heap[0], atol=0.05, rtol=0)
 
@@ -191,6 +202,10 @@ def test_maps_that_cannot_be_read_are_refused():
     maps[1, 3, 2, 2] = torch.nan
     with pytest.raises(PoseZooError, match=r"confidence maps of pictures \[1\].*not finite"):
         PartGrouping()(maps, fields, LIMBS)
+    maps, fields = drawn(standing_people(2), torch.full((2, 18), 2), [0, 1], 2, (136, 200))
+    fields[0, 5, 1, 1] = -torch.inf
+    with pytest.raises(PoseZooError, match=r"fields of pictures \[0\].*not finite"):
+        PartGrouping()(maps, fields, LIMBS)
     with pytest.raises(PoseZooError, match=r"19 limbs need fields of \(2, 38, 17, 25\)"):
         PartGrouping()(maps, fields[:, :-2], LIMBS)
 
@@ -199,6 +214,61 @@ def test_maps_that_cannot_be_read_are_refused():
 def test_bad_settings_are_named(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         PartGrouping(**arguments)
+
+
+def test_noise_makes_no_candidates():
+    """Peaks stand out of white noise, whose level is told by the maps themselves, each picture's by its own."""
+    random = torch.Generator().manual_seed(0)
+    places = torch.tensor([[[40.2, 60.9]], [[130.0, 33.3]], [[71.0, 20.1]]])
+    maps = CODEC.maps.encode(places, torch.full((3, 1), 2), (96, 160)).heatmaps
+    noise = torch.randn(maps.shape, generator=random)
+    assert len(find_candidates(maps + 0.2 * noise).rows) <= 12 < len(find_candidates(0.2 * noise + 1).rows)
+    level = torch.tensor([0.0, 0.05, 0.15])[:, None, None, None]
+    found = find_candidates(maps + level * noise)
+    for row in range(3):
+        here = found.rows == row
+        assert 1 <= here.sum() <= 2
+        torch.testing.assert_close(CODEC.to_pixels(found.cells[here][0]), places[row, 0], atol=5, rtol=0)
+    # What is smooth is no noise, however it varies: a low peak is found on it.
+    hill = 0.08 * CODEC.maps.encode(torch.tensor([[[80.0, 48.0]]]), torch.full((1, 1), 2), (96, 160)).heatmaps
+    assert len(find_candidates(2 * hill + 0.1 * torch.linspace(0, 1, 20).sin()).rows) == 1
+
+
+def pieces(labelled, limbs):
+    """Return the largest set of labelled parts (J,) that limbs join."""
+    left, best = set(labelled.nonzero()[:, 0].tolist()), set()
+    while left:
+        reached, edge = set(), {left.pop()}
+        while edge:
+            reached |= edge
+            edge = {b for limb in limbs for a, b in (limb, limb[::-1]) if a in edge and labelled[b]} - reached
+        left -= reached
+        best = max(best, reached, key=len)
+    return best
+
+
+def test_people_come_back_from_their_own_joints_and_fields(test_data):
+    """Given the joints as candidates, fields alone tell whose they are: what limbs join of a person stays together."""
+    together = people = 0
+    for size, persons in read_crowds(test_data)[1::3]:
+        zoom = 736 / size[0]
+        truth = torch.tensor([person["keypoints"] for person in persons], dtype=torch.float32).view(-1, 17, 3)
+        parts, seen = PARTS.from_keypoints((truth[..., :2] + 0.5) * zoom - 0.5, truth[..., 2])
+        pixels = [-(-round(side * zoom) // 8) * 8 for side in size]
+        _, fields = drawn(parts, seen, torch.zeros(len(persons), dtype=torch.int64), 1, pixels)
+        part, person = (seen > 0).T.nonzero(as_tuple=True)
+        cells = (parts[person, part] + 0.5) / 8 - 0.5
+        candidates = Candidates(torch.zeros_like(part), part, cells, torch.ones(len(part)))
+        pairs = match_pairs(line_integrals(fields, candidates, LIMBS, 18), len(part))
+        bodies, _ = _assembled(candidates, pairs, lone=True)
+        body_of = {candidate: number for number, body in enumerate(bodies) for candidate in body.values()}
+        for number in range(len(persons)):
+            piece = pieces(seen[number] > 0, LIMBS)
+            members = [row for row in range(len(part)) if person[row] == number and int(part[row]) in piece]
+            people += 1
+            together += len({body_of[row] for row in members}) == 1
+    assert people > 150
+    assert together / people >= 0.99
 
 
 def test_real_crowds_are_recovered(test_data):

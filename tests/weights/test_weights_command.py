@@ -8,9 +8,10 @@ import torch
 
 from lightning_pose_zoo.codecs import HeatmapCodec
 from lightning_pose_zoo.errors import CheckpointError
-from lightning_pose_zoo.methods import HRNet, SimpleBaseline
+from lightning_pose_zoo.methods import DeepCut, HRNet, OpenPose, SimpleBaseline
 from lightning_pose_zoo.methods.convolutional_pose_machine import ConvolutionalPoseMachine
 from lightning_pose_zoo.methods.stacked_hourglass import StackedHourglass
+from lightning_pose_zoo.weights.openpose import rename_v1
 from lightning_pose_zoo.weights_command import identify, main
 
 
@@ -53,6 +54,9 @@ METHODS = [
     lambda: StackedHourglass("lsp14", stacks=1, stem="bearpaw", channels=16),
     lambda: ConvolutionalPoseMachine("lsp14", "vgg_bn", stages=2, channels=8),
     lambda: ConvolutionalPoseMachine("lsp14", "original", stages=3, channels=8, center_map=False),
+    lambda: OpenPose("lsp14", "v1_bn", stages=(2, 2), channels=8),
+    lambda: OpenPose("lsp14", "v2", stages=(1, 2), channels=8, backbone="resnet18"),
+    lambda: DeepCut("lsp14", "resnet18", intermediate_supervision=False),
 ]
 
 
@@ -68,7 +72,7 @@ def test_own_checkpoints_name_the_call_that_builds_them(tmp_path, build):
     assert {key: value.shape for key, value in rebuilt.network.state_dict().items()} == shapes
     assert "as the file says" in text
     assert f"fit        all {len(shapes)} entries" in text
-    assert repr(method.codec) in text
+    assert " ".join(repr(method.codec).split()) in text
 
 
 def test_recipes_of_each_method(tmp_path):
@@ -120,3 +124,23 @@ def test_arguments_out_of_a_file_fetch_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("built"))
     with pytest.raises(CheckpointError, match="no known source"):
         identify(str(tmp_path / "own.ckpt"))
+
+
+def test_the_released_openpose_and_what_of_it_another_skeleton_keeps(tmp_path):
+    """By the names of its Caffe layers, without their values."""
+    conv = [f"conv{block}_{n}" for block, count in ((1, 2), (2, 2), (3, 4), (4, 2)) for n in range(1, count + 1)]
+    conv += ["conv4_3_CPM", "conv4_4_CPM", *(f"conv5_{n}_CPM_L{branch}" for branch in (1, 2) for n in range(1, 6))]
+    conv += [f"Mconv{n}_stage{stage}_L{branch}" for branch in (1, 2) for stage in range(2, 7) for n in range(1, 8)]
+    own = OpenPose("coco17", "v1").network.state_dict()
+    names = {rename_v1(f"{name}.{part}"): f"{name}.{part}" for name in conv for part in ("weight", "bias")}
+    torch.save({names[key]: value.half() for key, value in own.items()}, tmp_path / "body_pose_model.pth")
+    text = identify(str(tmp_path / "body_pose_model.pth"), onto="crowdpose14")
+    assert "body_pose_model.pth: OpenPose, first version\n" in text
+    assert "OpenPose(skeleton='coco17', variant='v1')\n" in text
+    assert "17, coco17, assumed from their number" in text
+    assert "all 184 entries" in text
+    assert "PartAffinityCodec('openpose', ...)" in text
+    assert "openpose_v1_coco_368x368.yaml" in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["left_shoulder-neck", "neck-left_shoulder", "kept,", "turned"] in rows
+    assert ["head_top", "-", "new"] in rows
