@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from lightning_pose_zoo.detection.boxes import Found
-    from lightning_pose_zoo.detection.detectors import PersonDetector
+# No import for types alone: the parser would carry it out to read them, and --help would take seconds.
 
 __all__ = ["detect", "main"]
 
@@ -108,8 +106,8 @@ def _detector(
     batch_size: int,
     device: str,
     cache: str | None,
-) -> PersonDetector:
-    """Build a detector of torchvision with its settings, or one that has its own."""
+) -> Any:
+    """Build a ``PersonDetector``: one of torchvision with its settings, or one that has its own."""
     from lightning_pose_zoo.detection.detectors import get_detector
     from lightning_pose_zoo.detection.torchvision_detector import TorchvisionDetector
 
@@ -138,7 +136,7 @@ def _pictures_of(annotations: Path, folder: Path) -> tuple[list[int], list[str]]
     return list(rows), names
 
 
-def _given(boxes: Path, folder: Path, names: list[str], image_ids: list[int] | None) -> list[Found]:
+def _given(boxes: Path, folder: Path, names: list[str], image_ids: list[int] | None) -> list[Any]:
     """Return the boxes and scores of a file for each picture; boxes without a score have 1."""
     import numpy as np
 

@@ -133,6 +133,8 @@ class PoseDataset(Dataset[PoseBatch], ABC):
         flip: bool,
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
         """Map (..., K, 2) keypoints into a crop; those without a label are 0, mirrored ones change sides."""
+        if not visibility.any():  # as in every box of a detector
+            return np.zeros(keypoints.shape), visibility
         mapped = geometry.apply_affine(keypoints.reshape(-1, 2).astype(np.float64), matrix).reshape(keypoints.shape)
         if flip:
             permutation = self.skeleton.flip_permutation

@@ -43,7 +43,7 @@ from lightning_pose_zoo.stage_times import StageTimes
 
 BAR = 3.0
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-TILES, PICTURES = 4, 8  # photos in each picture, and pictures
+TILES, PICTURES = 4, 16  # photos in each picture, and pictures
 PLAIN = {"pretrained": False, "flip_test": False, "channels_last": True}
 NETWORKS = {
     "HRNet w18_small": lambda: HRNet("coco17", variant="w18_small", **PLAIN),
@@ -60,7 +60,9 @@ def tiled(root: Path, folder: Path, seed: int) -> tuple[list[Path], list[tuple[n
         if not person["iscrowd"] and min(width, height) > 20:
             boxes.setdefault(person["image_id"], []).append([x, y, x + width, y + height])
     photos = [entry for entry in content["images"] if entry["id"] in boxes]
-    order = np.random.default_rng(seed).permutation(len(photos))[: TILES * PICTURES]
+    rng = np.random.default_rng(seed)
+    rounds = -(-TILES * PICTURES // len(photos))  # with few photos each comes again, beside others
+    order = np.concatenate([rng.permutation(len(photos)) for _ in range(rounds)])
     files, answers = [], []
     for number in range(PICTURES):
         canvas, people = np.zeros((1280, 1280, 3), np.uint8), []

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_pose_zoo.callbacks import WritePredictions
-from lightning_pose_zoo.callbacks.write_predictions import _merge
+from lightning_pose_zoo.callbacks.write_predictions import _merge, _suppressed
 from lightning_pose_zoo.data.results import read_coco_results
 from lightning_pose_zoo.data.sampling import PoseSampler
 from lightning_pose_zoo.errors import DatasetError, PoseZooError, SkeletonError
@@ -354,3 +354,20 @@ def test_merging_equals_a_plain_loop(seed):
     assert torch.cat([merged.keypoints[:, 0], merged.keypoint_scores], dim=1).tolist() == expected
     assert areas.tolist() == [number for _, _, number in expected]
     assert image_ids == list(dict.fromkeys(sample // 2 for sample in sorted(firsts)))
+
+
+def test_only_what_can_be_compared_is_suppressed():
+    """Twins, of whom the better stays; poses without an area, of another picture, and with NaN all stay, in order."""
+    poses = Poses(
+        keypoints=torch.tensor([[[5.0, 5], [9, 5]]] * 6),
+        keypoint_scores=torch.ones(6, 2),
+        scores=torch.tensor([0.5, 0.9, 0.8, 0.7, 0.6, 0.4]),
+        boxes=torch.zeros(6, 4),
+        image_ids=torch.tensor([1, 1, 1, 1, 2, 2]),
+    )
+    poses.keypoints[3, 1, 0] = float("nan")
+    areas = np.array([100.0, 100, np.nan, 100, 100, 100])
+    kept = _suppressed(poses, areas, EYES, 0.9)
+    assert kept.scores.tolist() == poses.scores[[1, 2, 3, 4]].tolist()
+    assert len(_suppressed(poses, areas, EYES, 1.0)) == 6
+    assert len(_suppressed(poses[:0], areas[:0], EYES, 0.9)) == 0
