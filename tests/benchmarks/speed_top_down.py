@@ -10,9 +10,9 @@ each.
     POSE_ZOO_TEST_DATA=<folder> python tests/benchmarks/speed_top_down.py [--repetitions 5] [--seed 0]
 
 One thread; seconds are the processor's, so that other work on the machine counts less. Repetitions of the sides
-alternate, and medians are compared. Prints a table and the profile by stage for each size of crops, and exits with 1 where
-the chain with the smallest crops is less than 3 times as fast as one person at a time, or finds other keypoints. With
-larger crops the network's own arithmetic, of which batches save nothing, is most of the time on one thread.
+alternate, and medians are compared. Prints a table and the profile by stage for each size of crops, and exits with 1
+where the chain with the smallest crops is less than 3 times as fast as one person at a time, or finds other keypoints.
+With larger crops the network's own arithmetic, of which batches save about half, is most of the time on one thread.
 """
 
 from __future__ import annotations
