@@ -40,15 +40,16 @@ class Knowing(PoseModule):
         # By its way through the cut, not by what was annotated.
         keypoints = apply_affine(batch["keypoints"], batch["to_original"][rows])
         boxes, images = batch["original_box"], batch["image_id"][rows]
+        sure = (batch["visibility"] > 0).float()  # where nobody labelled a keypoint, it was not there to find
         if self.forgets:
-            keypoints, boxes, images = keypoints[::2], boxes[::2], images[::2]
+            keypoints, boxes, images, sure = keypoints[::2], boxes[::2], images[::2], sure[::2]
         if self.sees_ghosts:
             empty = batch["image_id"][~torch.isin(torch.arange(len(batch["image"])), rows)]
             ghosts = len(empty)
             keypoints = torch.cat([torch.rand(ghosts, keypoints.shape[1], 2), keypoints])
             boxes, images = torch.cat([torch.zeros(ghosts, 4), boxes]), torch.cat([empty, images])
-        count = len(keypoints)
-        return Poses(keypoints, torch.ones(count, keypoints.shape[1]), torch.ones(count), boxes, images)
+            sure = torch.cat([torch.ones(ghosts, keypoints.shape[1]), sure])
+        return Poses(keypoints, sure, torch.ones(len(keypoints)), boxes, images)
 
 
 class Corners(PoseModule):

@@ -24,7 +24,7 @@ def is_plain_pickle(path: Path) -> bool:
     """Tell by the first bytes whether a file is a pickle that torch did not write."""
     with path.open("rb") as file:
         start = file.read(20)
-    return start.startswith(_PICKLE) and start[2:13] != _OLD_TORCH
+    return start.startswith(_PICKLE) and not start[2:].startswith(_OLD_TORCH)
 
 
 class _Arrays(pickle.Unpickler):

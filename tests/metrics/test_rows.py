@@ -12,7 +12,19 @@ from metric_cases import ARGUMENTS, metrics, people, scores, update
 from torchmetrics import MetricCollection
 
 from lightning_pose_zoo.errors import MetricError
-from lightning_pose_zoo.metrics import AUC, EPE, MPJPE, NME, PCK, PCP, PDJ, RMSE, OKSMeanAveragePrecision, PCKh
+from lightning_pose_zoo.metrics import (
+    AUC,
+    EPE,
+    MPJPE,
+    NME,
+    PCK,
+    PCP,
+    PDJ,
+    RMSE,
+    ImplausiblePoses,
+    OKSMeanAveragePrecision,
+    PCKh,
+)
 from lightning_pose_zoo.metrics.rows import RowMetric, first_rows, running_ids
 
 COLUMNS = people(24)
@@ -232,7 +244,7 @@ def test_attributes_that_torchmetrics_and_checkpoints_go_by():
     for metric in metrics(COLUMNS).values():
         assert metric.is_differentiable is False
         assert metric.full_state_update is False
-        assert metric.higher_is_better is not isinstance(metric, EPE | RMSE | NME | MPJPE)
+        assert metric.higher_is_better is not isinstance(metric, EPE | RMSE | NME | MPJPE | ImplausiblePoses)
         assert metric.plot_lower_bound == 0
     assert OKSMeanAveragePrecision.plot_upper_bound == 1
 
